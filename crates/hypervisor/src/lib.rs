@@ -7,8 +7,14 @@
 //! Network devices are not made here. `netplane` makes the tap with its filters first; the guest is
 //! given the existing device.
 
+pub mod devices;
+pub mod qcow2;
+mod sim;
+#[cfg(test)]
+mod testing;
 mod types;
 
+pub use sim::{Fault, FaultPoint, SimConfig, SimHost};
 pub use types::*;
 
 use async_trait::async_trait;
