@@ -8,8 +8,10 @@
 //!
 //! A port's filters are loaded before its tap goes up.
 
+mod sim;
 mod types;
 
+pub use sim::SimPlane;
 pub use types::*;
 
 use async_trait::async_trait;
@@ -36,4 +38,14 @@ pub trait NetworkHost: Send + Sync {
 
     /// Removes everything of ours from the host.
     async fn wipe(&self) -> Result<()>;
+}
+
+/// Refuses a generation older than the one the host already has.
+pub(crate) fn check_generation(have: u64, offered: u64) -> Result<()> {
+    if offered < have {
+        return Err(caelum_base::Error::generation(format!(
+            "The host already has generation {have} and refuses the older {offered}."
+        )));
+    }
+    Ok(())
 }

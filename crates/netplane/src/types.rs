@@ -27,6 +27,25 @@ pub struct HostPatch {
     pub groups: BTreeMap<String, Option<Vec<IpAddr>>>,
 }
 
+impl HostState {
+    /// The state with the patch's objects replaced or removed and the patch's generation.
+    pub fn merge(&mut self, patch: &HostPatch) {
+        fn one<T: Clone>(map: &mut BTreeMap<String, T>, changes: &BTreeMap<String, Option<T>>) {
+            for (id, change) in changes {
+                match change {
+                    Some(object) => map.insert(id.clone(), object.clone()),
+                    None => map.remove(id),
+                };
+            }
+        }
+        self.generation = patch.generation;
+        one(&mut self.networks, &patch.networks);
+        one(&mut self.ports, &patch.ports);
+        one(&mut self.routers, &patch.routers);
+        one(&mut self.groups, &patch.groups);
+    }
+}
+
 /// A layer-2 segment on this host: one Linux bridge.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Network {
