@@ -320,5 +320,6 @@ impl Config {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 #[path = "config_tests.rs"]
 mod tests;

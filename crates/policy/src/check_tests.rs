@@ -111,6 +111,9 @@ fn absent_values_never_match_each_other() {
     for text in ["user_id:%(user_id)s", "project_id:%(project_id)s", "tenant_id:%(project_id)s"] {
         assert!(!Check::parse(text).unwrap().eval(&[], &nobody, &t), "{text}");
     }
+    let blank = Credentials { project_id: Some(String::new()), ..Credentials::default() };
+    let t = Target::project("");
+    assert!(!Check::parse("project_id:%(project_id)s").unwrap().eval(&[], &blank, &t));
 }
 
 #[test]

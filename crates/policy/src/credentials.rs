@@ -102,11 +102,12 @@ impl Attribute {
     }
 
     /// Whether `test` accepts the attribute's text, or that of any element if it is a list. An
-    /// absent attribute accepts nothing.
+    /// absent attribute accepts nothing, and neither does an empty text: it identifies nobody.
     pub fn any(&self, creds: &Credentials, test: &dyn Fn(&str) -> bool) -> bool {
+        let test = &|text: &str| !text.is_empty() && test(text);
         let opt = |v: &Option<String>| v.as_deref().is_some_and(test);
         match self {
-            Self::UserId => !creds.user_id.is_empty() && test(&creds.user_id),
+            Self::UserId => test(&creds.user_id),
             Self::UserDomainId => opt(&creds.user_domain_id),
             Self::ProjectId => opt(&creds.project_id),
             Self::ProjectDomainId => opt(&creds.project_domain_id),

@@ -272,5 +272,6 @@ impl Measure<'_> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 #[path = "enforcer_tests.rs"]
 mod tests;

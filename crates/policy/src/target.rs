@@ -107,6 +107,7 @@ impl<'a> Target<'a> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
