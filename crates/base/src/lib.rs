@@ -10,12 +10,14 @@ mod id;
 pub mod limits;
 mod rng;
 mod secret;
+mod wire;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error::{Error, ErrorKind, Result};
 pub use id::{is_hex_id, is_uuid};
 pub use rng::{Rng, SeededRng, SystemRng};
 pub use secret::Secret;
+pub use wire::WireError;
 
 use std::sync::Arc;
 

@@ -28,7 +28,9 @@ pub(crate) async fn run(db: &Db, service: &'static str, migrations: &'static [Mi
         for row in &rows {
             let version = row.int("version")?;
             let known = migrations.iter().find(|m| m.version == version);
-            let known = known.ok_or_else(|| Error::unavailable(format!("the {service} database has schema version {version}, newer than this program")))?;
+            let known = known.ok_or_else(|| {
+                Error::unavailable(format!("the {service} database has schema version {version}, newer than this program"))
+            })?;
             if checksum(known.sql) != row.text("checksum")? {
                 return Err(Error::internal(format!("{service}: migration {version} was edited after it was applied")));
             }

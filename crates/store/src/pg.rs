@@ -41,11 +41,9 @@ impl Pg {
         config.connect_timeout(Duration::from_secs(5));
         config.options(format!("-c search_path=caelum_{service} -c default_transaction_isolation=serializable"));
         let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
-        let pool = Pool::builder(manager)
-            .max_size(POOL)
-            .build()
-            .map_err(|e| Error::internal("connection pool").caused_by(e))?;
-        let client = pool.get().await.map_err(|e| Error::unavailable("The PostgreSQL server of store.url does not answer.").caused_by(e))?;
+        let pool = Pool::builder(manager).max_size(POOL).build().map_err(|e| Error::internal("connection pool").caused_by(e))?;
+        let client =
+            pool.get().await.map_err(|e| Error::unavailable("The PostgreSQL server of store.url does not answer.").caused_by(e))?;
         client.batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS caelum_{service}")).await.map_err(|e| map(&e, e.to_string()))?;
         Ok(Self { pool, text_columns: Arc::default() })
     }
@@ -70,7 +68,9 @@ impl Pg {
             for attempt in 1.. {
                 match transaction(&client, &handle, &text, "BEGIN ISOLATION LEVEL SERIALIZABLE", false, |tx| f(tx)) {
                     (r, false) => return r,
-                    (r, true) if attempt >= TRIES => return r.and(Err(Error::unavailable("The database is too busy with conflicting changes."))),
+                    (r, true) if attempt >= TRIES => {
+                        return r.and(Err(Error::unavailable("The database is too busy with conflicting changes.")));
+                    }
                     (_, true) => {
                         std::thread::sleep(Duration::from_millis(wait_ms));
                         wait_ms = (wait_ms * 2).min(50);
@@ -133,8 +133,12 @@ fn is_serialisation(e: &tokio_postgres::Error) -> bool {
 fn map(e: &tokio_postgres::Error, detail: String) -> Error {
     let cause = Error::internal(format!("{detail}: {e} {:?}", e.as_db_error().map(|d| d.message().to_string())));
     match e.code() {
-        Some(c) if *c == SqlState::UNIQUE_VIOLATION => Error::conflict("A record with these values exists already.").code("duplicate").caused_by(cause),
-        Some(c) if *c == SqlState::DISK_FULL || *c == SqlState::READ_ONLY_SQL_TRANSACTION => Error::unavailable("The database cannot be written now.").caused_by(cause),
+        Some(c) if *c == SqlState::UNIQUE_VIOLATION => {
+            Error::conflict("A record with these values exists already.").code("duplicate").caused_by(cause)
+        }
+        Some(c) if *c == SqlState::DISK_FULL || *c == SqlState::READ_ONLY_SQL_TRANSACTION => {
+            Error::unavailable("The database cannot be written now.").caused_by(cause)
+        }
         Some(_) => Error::internal("SQL failed").caused_by(cause),
         None => Error::unavailable("The database does not answer.").caused_by(cause),
     }

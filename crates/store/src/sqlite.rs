@@ -88,7 +88,12 @@ fn map(e: rusqlite::Error) -> Error {
         rusqlite::Error::SqliteFailure(f, _) if f.code == ErrorCode::ConstraintViolation => {
             Error::conflict("A record with these values exists already.").code("duplicate").caused_by(e)
         }
-        rusqlite::Error::SqliteFailure(f, _) if matches!(f.code, ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::DatabaseBusy | ErrorCode::CannotOpen | ErrorCode::ReadOnly) => {
+        rusqlite::Error::SqliteFailure(f, _)
+            if matches!(
+                f.code,
+                ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::DatabaseBusy | ErrorCode::CannotOpen | ErrorCode::ReadOnly
+            ) =>
+        {
             Error::unavailable("The database cannot be used now.").caused_by(e)
         }
         _ => Error::internal("SQL failed").caused_by(e),
@@ -168,7 +173,8 @@ fn file_uri(p: &Path) -> String {
 }
 
 fn connect(uri: &str, reader: bool) -> Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(uri, flags).map_err(|e| Error::unavailable(format!("cannot open {uri}: {e}")))?;
     conn.execute_batch(if reader {
         "PRAGMA busy_timeout=10000; PRAGMA cache_size=-2000"

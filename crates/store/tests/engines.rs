@@ -119,7 +119,9 @@ async fn filters_sorting_and_paging_cover_every_row_once() {
         let mut bytewise = names.clone();
         bytewise.sort();
         assert_eq!(names, bytewise, "text sorts by bytes on both engines");
-        let q = Query::new().filter(Filter::Any(vec![Filter::Eq("size", 1.into()), Filter::Prefix("name", "N2".into())])).filter(Filter::IsNull("parent"));
+        let q = Query::new()
+            .filter(Filter::Any(vec![Filter::Eq("size", 1.into()), Filter::Prefix("name", "N2".into())]))
+            .filter(Filter::IsNull("parent"));
         let n = db.read(move |tx| tx.count::<Thing>(&q)).await.expect("count");
         assert_eq!(n, 11);
         let n = db.read(|tx| tx.sum::<Thing>("size", &Query::new().is_in("size", [1, 2]))).await.expect("sum");

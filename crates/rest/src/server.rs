@@ -1,0 +1,128 @@
+//! The listening side: HTTP/1.1 connections with limits, time-outs and a graceful end.
+
+use crate::{Body, HttpService};
+use caelum_base::{Error, Result, limits};
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+/// Open connections at most; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 8_192;
+/// A request line and headers must arrive within this time.
+const HEADER_TIME: Duration = Duration::from_secs(20);
+const MAX_HEADERS: usize = 126;
+
+/// A bound listener.
+pub struct Server {
+    listener: TcpListener,
+}
+
+/// Stops a running server.
+pub struct ServerHandle {
+    pub addr: SocketAddr,
+    stop: watch::Sender<bool>,
+    connections: Arc<Semaphore>,
+}
+
+impl Server {
+    /// Errors: `Unavailable` naming the address and the reason (a port in use).
+    pub async fn bind(addr: SocketAddr) -> Result<Self> {
+        let listener =
+            TcpListener::bind(addr).await.map_err(|e| Error::unavailable(format!("cannot listen on {addr}: {e}")).caused_by(e))?;
+        Ok(Self { listener })
+    }
+
+    pub fn from_std(listener: std::net::TcpListener) -> Result<Self> {
+        listener.set_nonblocking(true).map_err(|e| Error::unavailable("listener").caused_by(e))?;
+        let listener = TcpListener::from_std(listener).map_err(|e| Error::unavailable("listener").caused_by(e))?;
+        Ok(Self { listener })
+    }
+
+    pub fn addr(&self) -> Result<SocketAddr> {
+        self.listener.local_addr().map_err(|e| Error::unavailable("listener").caused_by(e))
+    }
+
+    /// Serves in the background until the handle is told to stop.
+    pub fn start(self, service: Arc<dyn HttpService>) -> Result<ServerHandle> {
+        let addr = self.addr()?;
+        let (stop, stopped) = watch::channel(false);
+        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        tokio::spawn(accept_loop(self.listener, service, stopped, connections.clone()));
+        Ok(ServerHandle { addr, stop, connections })
+    }
+}
+
+impl ServerHandle {
+    /// Takes no new connections, lets running requests finish for at most `grace`.
+    pub async fn stop(self, grace: Duration) {
+        // No receiver left means that the loop has ended already.
+        let _ = self.stop.send(true);
+        let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
+        let _ = tokio::time::timeout(grace, self.connections.acquire_many(all)).await;
+    }
+}
+
+async fn accept_loop(
+    listener: TcpListener,
+    service: Arc<dyn HttpService>,
+    mut stopped: watch::Receiver<bool>,
+    connections: Arc<Semaphore>,
+) {
+    loop {
+        let Ok(permit) = connections.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            a = listener.accept() => a,
+            _ = stopped.changed() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (service, stopped) = (service.clone(), stopped.clone());
+                tokio::spawn(async move {
+                    connection(stream, service, stopped).await;
+                    drop(permit);
+                });
+            }
+            Err(e) => {
+                // Out of descriptors: waiting is all that helps.
+                tracing::warn!(error = %e, "accept");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, service: Arc<dyn HttpService>, mut stopped: watch::Receiver<bool>) {
+    let _ = stream.set_nodelay(true);
+    let handler = service_fn(move |req: Request<Incoming>| {
+        let service = service.clone();
+        async move {
+            let req = req.map(|b| b.map_err(Into::into).boxed_unsync());
+            let response: Response<Body> = service.call(req).await;
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let conn = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME)
+        .max_buf_size(limits::MAX_HEADER_BYTES)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(stream), handler)
+        .with_upgrades();
+    let mut conn = std::pin::pin!(conn);
+    tokio::select! {
+        r = conn.as_mut() => { if let Err(e) = r { tracing::debug!(error = %e, "connection"); } }
+        _ = stopped.changed() => {
+            conn.as_mut().graceful_shutdown();
+            let _ = conn.await;
+        }
+    }
+}
