@@ -9,6 +9,8 @@
 
 pub mod devices;
 pub mod qcow2;
+pub mod iso9660;
+pub mod libvirt;
 mod sim;
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,6 @@
+//! Compute host over libvirt and QEMU.
+
+mod conn;
+mod error;
+mod rpc;
+mod xdr;
