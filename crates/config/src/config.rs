@@ -320,6 +320,5 @@ impl Config {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 #[path = "config_tests.rs"]
 mod tests;

@@ -411,6 +411,5 @@ fn parse_lists(text: &str) -> Result<Check, String> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 #[path = "check_tests.rs"]
 mod tests;

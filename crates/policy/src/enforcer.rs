@@ -272,6 +272,5 @@ impl Measure<'_> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 #[path = "enforcer_tests.rs"]
 mod tests;

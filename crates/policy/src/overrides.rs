@@ -178,7 +178,6 @@ fn parse_json(text: &str) -> Result<BTreeMap<String, String>, serde_json::Error>
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

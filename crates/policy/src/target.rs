@@ -107,7 +107,6 @@ impl<'a> Target<'a> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
