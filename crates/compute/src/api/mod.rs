@@ -1,0 +1,41 @@
+//! The REST API: one file per resource. Microversions live here and nowhere below.
+
+pub mod catalog;
+
+use crate::State;
+use caelum_base::{Env, Result};
+use caelum_rest::{Api, Dialect, Microversions, Op, TokenValidator, Version};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub const MIN: Version = Version(2, 1);
+pub const MAX: Version = Version(2, 104);
+
+const VERSIONS: Microversions =
+    Microversions { service_type: "compute", legacy_header: Some("x-openstack-nova-api-version"), min: MIN, max: MAX };
+
+/// Operations of servers, below `/v2.1`.
+const SERVERS: &[&[Op<State>]] = &[];
+
+pub(crate) fn build(
+    state: Arc<State>,
+    env: Env,
+    validator: Arc<dyn TokenValidator>,
+    policy: BTreeMap<String, String>,
+    auth_url: String,
+) -> Result<Api<State>> {
+    let mut b = Api::builder("compute", Dialect::Nova)
+        .versions(VERSIONS)
+        .request_id_header("x-compute-request-id")
+        .project_prefix("/v2.1")
+        .auth_url(auth_url)
+        .rules(caelum_policy::personas::COMPUTE)
+        .overrides(policy);
+    for ops in catalog::ROOT {
+        b = b.mount("", ops);
+    }
+    for ops in SERVERS.iter().chain(catalog::OPS) {
+        b = b.mount("/v2.1", ops);
+    }
+    b.build(state, env, validator)
+}

@@ -1,0 +1,1 @@
+//! What compute's operations mean, free of HTTP and microversions.
