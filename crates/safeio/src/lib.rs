@@ -10,6 +10,7 @@
 //! Nothing here keeps state of its own; a crash can leave at most a temporary file, which
 //! [`root::SafeRoot::sweep_temporary`] removes.
 
+pub mod fetch;
 pub mod inspect;
 pub mod qemuimg;
 pub mod render;

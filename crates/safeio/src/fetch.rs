@@ -1,0 +1,277 @@
+//! The one way out to an address a tenant chose.
+//!
+//! Invariants: only plain `http` to allowed ports; the name is resolved once, every address it
+//! resolves to must be global (or on the operator's allow-list), and the connection goes to one
+//! of exactly those addresses, so a second DNS answer has no effect. Every redirect starts over.
+//! Size, time and number of redirects are limited. Nothing is kept; a crash loses the transfer.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use caelum_base::{Error, Result};
+use http::{Request, Uri, header};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use ipnet::IpNet;
+use tokio::net::TcpStream;
+
+/// What may be fetched, and how much.
+#[derive(Clone, Debug)]
+pub struct FetchPolicy {
+    pub ports: Vec<u16>,
+    /// Networks allowed although they are not global (private mirrors); their ports are free.
+    pub allowed_networks: Vec<IpNet>,
+    pub body_max_bytes: u64,
+    /// For the whole transfer, redirects included.
+    pub timeout: Duration,
+    pub redirects_max: usize,
+}
+
+impl Default for FetchPolicy {
+    fn default() -> Self {
+        Self {
+            ports: vec![80, 443, 8080, 8443],
+            allowed_networks: Vec::new(),
+            body_max_bytes: 64 << 30,
+            timeout: Duration::from_secs(3600),
+            redirects_max: 3,
+        }
+    }
+}
+
+/// A checked URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Target {
+    uri: Uri,
+    host: String,
+    port: u16,
+}
+
+/// Downloads `url`, giving each piece of the body to `sink`; returns the number of bytes.
+pub async fn fetch(url: &str, policy: &FetchPolicy, mut sink: impl FnMut(Bytes) -> Result<()>) -> Result<u64> {
+    let transfer = async {
+        let mut target = parse(url)?;
+        for _ in 0..=policy.redirects_max {
+            match get(&target, policy, &mut sink).await? {
+                Reply::Done(n) => return Ok(n),
+                Reply::Redirect(location) => target = follow(&target, &location)?,
+            }
+        }
+        Err(Error::invalid("The URL redirects too often."))
+    };
+    match tokio::time::timeout(policy.timeout, transfer).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::timeout("The download took too long.")),
+    }
+}
+
+enum Reply {
+    Done(u64),
+    Redirect(String),
+}
+
+async fn get(target: &Target, policy: &FetchPolicy, sink: &mut impl FnMut(Bytes) -> Result<()>) -> Result<Reply> {
+    let stream = connect(target, policy).await?;
+    let broken = |e: hyper::Error| Error::unavailable("The download failed.").caused_by(e);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let path = target.uri.path_and_query().map_or("/", |p| p.as_str());
+    let host = target.uri.authority().map_or("", |a| a.as_str());
+    let request = Request::get(path)
+        .header(header::HOST, host)
+        .header(header::ACCEPT_ENCODING, "identity")
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|e| Error::invalid("The URL is invalid.").caused_by(e))?;
+    let exchange = async {
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        if status.is_redirection() {
+            let location = response.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
+            return location.map(|l| Reply::Redirect(l.to_owned())).ok_or_else(|| Error::invalid("The URL redirects nowhere."));
+        }
+        if status != http::StatusCode::OK {
+            return Err(Error::invalid(format!("The URL answered with status {}.", status.as_u16())));
+        }
+        let mut body = response.into_body();
+        let mut total = 0_u64;
+        while let Some(frame) = body.frame().await {
+            if let Ok(data) = frame.map_err(broken)?.into_data() {
+                total += data.len() as u64;
+                if total > policy.body_max_bytes {
+                    return Err(Error::too_large("The download is larger than allowed."));
+                }
+                sink(data)?;
+            }
+        }
+        Ok(Reply::Done(total))
+    };
+    tokio::pin!(exchange, connection);
+    // The connection may end first, having handed over all it read.
+    tokio::select! {
+        biased;
+        reply = &mut exchange => reply,
+        _ = &mut connection => exchange.await,
+    }
+}
+
+/// Resolves once, checks every address, and connects to one of those.
+async fn connect(target: &Target, policy: &FetchPolicy) -> Result<TcpStream> {
+    let unreachable = || Error::unavailable("The host of the URL could not be reached.");
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((target.host.as_str(), target.port))
+        .await
+        .map_err(|e| unreachable().caused_by(e))?
+        .collect();
+    for address in &addresses {
+        let listed = policy.allowed_networks.iter().any(|n| n.contains(&address.ip()));
+        if !listed && !(is_global(address.ip()) && policy.ports.contains(&target.port)) {
+            return Err(Error::invalid("The URL leads to an address or port that is not allowed."));
+        }
+    }
+    match tokio::time::timeout(Duration::from_secs(30), TcpStream::connect(addresses.as_slice())).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(e)) => Err(unreachable().caused_by(e)),
+        Err(_) => Err(unreachable()),
+    }
+}
+
+fn parse(url: &str) -> Result<Target> {
+    let bad = |why: &str| Error::invalid(format!("The URL {why}."));
+    if url.len() > 2048 || !url.bytes().all(|b| b.is_ascii_graphic()) || url.contains(['\\', '#']) {
+        return Err(bad("is too long or holds a character that is not allowed"));
+    }
+    let uri: Uri = url.parse().map_err(|e: http::uri::InvalidUri| bad("is invalid").caused_by(e))?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => return Err(bad("uses https, which this service cannot fetch")),
+        _ => return Err(bad("does not begin with http://")),
+    }
+    let authority = uri.authority().ok_or_else(|| bad("has no host"))?;
+    if authority.as_str().contains('@') {
+        return Err(bad("holds credentials"));
+    }
+    let port = authority.port_u16().unwrap_or(80);
+    let host = authority.host();
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let valid = match bare {
+        Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
+        None => host.parse::<Ipv4Addr>().is_ok() || is_name(host),
+    };
+    if !valid || (authority.port().is_none() && authority.as_str().len() != host.len()) {
+        return Err(bad("has an invalid host or port"));
+    }
+    let host = bare.unwrap_or(host).to_owned();
+    Ok(Target { uri, host, port })
+}
+
+/// A DNS name whose last label is not a number, so that `127.1`, `0x7f000001` and the like are not
+/// handed to a resolver that would read them as addresses.
+fn is_name(host: &str) -> bool {
+    let labels_ok = host.split('.').all(|l| !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
+    let last = host.rsplit('.').next().unwrap_or("");
+    host.len() <= 253 && labels_ok && !last.starts_with(|c: char| c.is_ascii_digit())
+}
+
+fn follow(from: &Target, location: &str) -> Result<Target> {
+    if location.starts_with('/') && !location.starts_with("//") {
+        let authority = from.uri.authority().map_or("", |a| a.as_str());
+        return parse(&format!("http://{authority}{location}"));
+    }
+    parse(location)
+}
+
+/// Whether an address belongs to the public Internet; addresses that embed an IPv4 address
+/// (mapped, NAT64, 6to4, Teredo) are not taken, as a gateway could turn them inwards.
+pub fn is_global(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => is_global_v4(a),
+        IpAddr::V6(a) => {
+            let s = a.segments();
+            let unicast = s[0] & 0xe000 == 0x2000;
+            // 2001::/23 (Teredo, ORCHID), 2001:db8::/32, 2002::/16 (6to4), 3fff::/20.
+            let special = (s[0] == 0x2001 && (s[1] < 0x200 || s[1] == 0xdb8))
+                || s[0] == 0x2002
+                || (s[0] == 0x3fff && s[1] < 0x1000);
+            unicast && !special
+        }
+    }
+}
+
+fn is_global_v4(a: Ipv4Addr) -> bool {
+    let o = a.octets();
+    let special = o[0] == 0
+        || (o[0] == 100 && o[1] & 0xc0 == 64)
+        || (o[0] == 192 && o[1] == 0 && matches!(o[2], 0 | 2))
+        || (o[0] == 192 && o[1] == 88 && o[2] == 99)
+        || (o[0] == 198 && matches!(o[1], 18 | 19))
+        || o[0] >= 224;
+    !(special || a.is_loopback() || a.is_private() || a.is_link_local() || a.is_documentation())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caelum_base::ErrorKind;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[test]
+    fn hostile_urls_are_refused() {
+        for url in [
+            "http://127.1/", "http://0/", "http://2130706433/", "http://0x7f000001/", "http://0177.0.0.1/", "http://localhost./",
+            "http://[fe80::1%25lo]/", "file:///etc/passwd", "gopher://a/", "dict://a/", "ftp://a/", "ldap://a/", "jar:a", "data:,a",
+            "https://a.example/", "http://ok@bad/", "http://u:p@bad/", "http://bad#@ok/", "http://ok\\@bad/", "http://１27.0.0.1/",
+            "http://a。b/", "http://a\t/", "http://a\n/", "http://a:99999/", "http://a:/", "//a/", "", "http://",
+        ] {
+            assert_eq!(parse(url).unwrap_err().kind, ErrorKind::Invalid, "{url}");
+        }
+        assert_eq!(parse("HTTP://mirror.example:8080/x?y").unwrap().port, 8080);
+    }
+
+    #[test]
+    fn inner_addresses_are_not_global() {
+        for a in [
+            "127.0.0.1", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "64:ff9b::7f00:1", "2002:7f00:1::", "fe80::1",
+            "169.254.169.254", "fe80::a9fe:a9fe", "fd00:ec2::254", "100.100.100.200", "10.0.0.1", "172.16.0.1", "192.168.1.1",
+            "100.64.0.1", "198.18.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "fc00::1", "ff02::1", "2001::1", "2001:db8::1",
+        ] {
+            assert!(!is_global(a.parse().unwrap()), "{a}");
+        }
+        for a in ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "2a00:1450::1", "100.128.0.1", "172.32.0.1"] {
+            assert!(is_global(a.parse().unwrap()), "{a}");
+        }
+    }
+
+    /// Answers every request with `reply`; returns the base URL.
+    async fn server(reply: &'static str) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut s, _)) = listener.accept().await {
+                let mut b = [0; 2048];
+                let _ = s.read(&mut b).await;
+                let _ = s.write_all(reply.as_bytes()).await;
+            }
+        });
+        base
+    }
+
+    #[tokio::test]
+    async fn transfers_within_limits() {
+        let open = FetchPolicy { allowed_networks: vec!["127.0.0.0/8".parse().unwrap()], body_max_bytes: 5, ..FetchPolicy::default() };
+        let base = server("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await;
+        let mut got = Vec::new();
+        let n = fetch(&base, &open, |b| { got.extend_from_slice(&b); Ok(()) }).await.unwrap();
+        assert_eq!((n, got.as_slice()), (5, &b"hello"[..]));
+        let kind = |r: Result<u64>| r.unwrap_err().kind;
+        assert_eq!(kind(fetch(&base, &FetchPolicy::default(), |_| Ok(())).await), ErrorKind::Invalid);
+        for (reply, expected) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello!", ErrorKind::TooLarge),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel", ErrorKind::Unavailable),
+            ("HTTP/1.1 302 F\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n", ErrorKind::Invalid),
+            ("HTTP/1.1 307 F\r\nLocation: http://10.0.0.1/\r\nContent-Length: 0\r\n\r\n", ErrorKind::Invalid),
+            ("HTTP/1.1 404 N\r\nContent-Length: 0\r\n\r\n", ErrorKind::Invalid),
+        ] {
+            assert_eq!(kind(fetch(&server(reply).await, &open, |_| Ok(())).await), expected, "{reply}");
+        }
+    }
+}
