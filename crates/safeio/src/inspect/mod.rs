@@ -11,6 +11,8 @@
 mod bytes;
 mod other;
 mod qcow2;
+#[cfg(test)]
+mod tests;
 mod vmdk;
 
 use std::fmt;
