@@ -1,1 +1,60 @@
-fn main() {}
+//! The program: `caelum up` and everything else an operator types.
+
+mod ask;
+mod cli;
+mod demo;
+mod panel;
+mod up;
+
+use caelum_base::Result;
+use clap::Parser;
+use cli::{Cli, Command, ConfigCommand};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("caelum: {}", e.message);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<ExitCode> {
+    match &cli.command {
+        Command::Up { detach, run } if *detach => up::detached(run),
+        Command::Up { run, .. } => up::foreground(run, true),
+        Command::Serve { run } => up::foreground(run, false),
+        Command::Down { data, wipe } => up::down(data.as_deref(), *wipe),
+        Command::Check { data } => ask::check(data.as_deref()),
+        Command::Audit { data, heal } => ask::audit(data.as_deref(), *heal),
+        Command::Why { data, id } => ask::why(data.as_deref(), id),
+        Command::Config { command } => config(command),
+        Command::Demo { data, image, keep } => demo::run(data.as_deref(), image.as_deref(), *keep),
+        Command::Operations => operations(),
+    }
+}
+
+fn config(command: &ConfigCommand) -> Result<ExitCode> {
+    match command {
+        ConfigCommand::Show { run } => {
+            let settings = up::settings(run)?;
+            for row in settings.config.show() {
+                println!("{:32} {:40} {}", row.name, row.value, row.source);
+            }
+        }
+        ConfigCommand::Docs => print!("{}", up::schema()?.docs_markdown()),
+        ConfigCommand::Sample => print!("{}", up::schema()?.sample_toml()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Every operation the program serves, one per line, tab-separated: for the coverage table.
+fn operations() -> Result<ExitCode> {
+    for op in up::runtime()?.block_on(caelum_node::operations())? {
+        println!("{}\t{}\t{}\t{}\t{}", op.service, op.method, op.path, op.action.unwrap_or("-"), op.name);
+    }
+    Ok(ExitCode::SUCCESS)
+}

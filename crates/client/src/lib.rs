@@ -5,8 +5,10 @@
 //! a user whose token is passed along. Errors of the callee come back as [`Error`] with the same kind
 //! and public message.
 
+mod password;
 mod transport;
 
+pub use password::PasswordTokens;
 pub use transport::{HttpTransport, Locals, Transport};
 
 use async_trait::async_trait;

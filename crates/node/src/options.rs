@@ -1,0 +1,27 @@
+//! Every option of the program, declared once.
+
+use caelum_config::{Kind, Opt};
+
+/// All options. Defaults suit one machine; nothing has to be set.
+pub const OPTIONS: &[Opt] = &[
+    Opt::new("api.listen", Kind::Str, "127.0.0.1:5000", "Address and port of the front door, which serves every API by path and identity also at /v3."),
+    Opt::new("api.public_url", Kind::Str, "", "URL under which clients reach the front door; empty means http:// and api.listen."),
+    Opt::new("region.name", Kind::Str, "RegionOne", "Name of the region in the service catalog."),
+    Opt::new("host.name", Kind::Str, "", "Name of this host in the compute and network services; empty means the machine's host name."),
+    Opt::new("log.filter", Kind::Str, "info", "What is logged: a level, or crate=level pairs separated by commas."),
+    Opt::new("store.url", Kind::SecretStr, "", "Where state is kept: postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or sqlite:DIRECTORY; empty means SQLite files below the data directory."),
+    Opt::new("identity.bcrypt_rounds", Kind::Int { min: 4, max: 16 }, "12", "Cost of password hashes; each step doubles the time of a login."),
+    Opt::new("identity.token_expiration", Kind::Duration, "1h", "Life of a token."),
+    Opt::new("hypervisor.driver", Kind::Enum(&["libvirt", "sim"]), "libvirt", "What runs guests: libvirt, or a simulation that needs nothing and boots nothing."),
+    Opt::new("hypervisor.virt_type", Kind::Enum(&["auto", "kvm", "qemu"]), "auto", "kvm, or qemu for emulation; auto starts a tiny guest once to find out whether KVM works."),
+    Opt::new("hypervisor.sim_vcpus", Kind::Int { min: 1, max: 1_000_000 }, "1024", "Virtual CPUs of the simulated host."),
+    Opt::new("hypervisor.sim_memory_mib", Kind::Int { min: 512, max: 1_000_000_000 }, "4194304", "Memory of the simulated host in MiB."),
+    Opt::new("hypervisor.sim_disk_gib", Kind::Int { min: 1, max: 1_000_000_000 }, "1048576", "Disk of the simulated host in GiB."),
+    Opt::new("compute.cpu_allocation_ratio", Kind::Int { min: 1, max: 64 }, "16", "Virtual CPUs offered per physical CPU."),
+    Opt::new("network.plane", Kind::Enum(&["auto", "linux", "sim"]), "auto", "What carries traffic: this host's kernel, or nothing; auto follows hypervisor.driver."),
+    Opt::new("network.public_cidr", Kind::Str, "172.24.4.0/24", "Address range of the external network `public`; floating IPs come from it."),
+    Opt::new("network.public_gateway", Kind::Str, "172.24.4.1", "Address of this host in the external network."),
+    Opt::new("network.public_device", Kind::Str, "", "A network device or bridge of this host that carries the external network; empty makes a bridge of our own."),
+    Opt::new("network.masquerade", Kind::Bool, "yes", "Let guests reach the outside through this host's address (only with a bridge of our own)."),
+    Opt::new("image.max_size", Kind::Size, "1T", "Largest image."),
+];
