@@ -8,9 +8,11 @@
 //!
 //! A port's filters are loaded before its tap goes up.
 
+mod linux;
 mod sim;
 mod types;
 
+pub use linux::LinuxPlane;
 pub use sim::SimPlane;
 pub use types::*;
 

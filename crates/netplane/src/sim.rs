@@ -124,7 +124,7 @@ impl NetworkHost for SimPlane {
 
     async fn wipe(&self) -> Result<()> {
         let mut inner = self.lock();
-        inner.state = HostState { generation: inner.state.generation, ..HostState::default() };
+        inner.state = HostState::default();
         inner.orphans.clear();
         Ok(())
     }
