@@ -7,15 +7,17 @@
 //! Network devices are not made here. `netplane` makes the tap with its filters first; the guest is
 //! given the existing device.
 
-pub mod devices;
-pub mod qcow2;
-pub mod iso9660;
-pub mod libvirt;
+mod devices;
+mod disk;
+mod qcow2;
+mod iso9660;
+mod libvirt;
 mod sim;
 #[cfg(test)]
 mod testing;
 mod types;
 
+pub use libvirt::{LibvirtConfig, LibvirtHost};
 pub use sim::{Fault, FaultPoint, SimConfig, SimHost};
 pub use types::*;
 

@@ -109,6 +109,53 @@ pub fn virtual_size(path: &Path) -> Option<u64> {
     Some(u64::from_be_bytes(head[24..32].try_into().ok()?))
 }
 
+/// The virtual size of an image that refers to no other file; else `Invalid`.
+///
+/// Images come from users. A backing file or an external data file named inside one would give the
+/// guest whatever file of the host it names.
+pub fn self_contained_size(path: &Path) -> Result<u64> {
+    use std::io::Read;
+    const EXTERNAL_DATA: u64 = 1 << 2;
+    let mut head = [0_u8; 80];
+    let read = std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut head));
+    let invalid = || Error::invalid("The image is no qcow2 file, or refers to other files.");
+    read.map_err(|e| invalid().caused_by(e))?;
+    let word = |at: usize| u64::from_be_bytes(head[at..at + 8].try_into().unwrap_or_default());
+    let version = u32::from_be_bytes(head[4..8].try_into().unwrap_or_default());
+    let external = version >= 3 && word(72) & EXTERNAL_DATA != 0;
+    if &head[..4] != b"QFI\xfb" || !(2..=3).contains(&version) || word(8) != 0 || external {
+        return Err(invalid());
+    }
+    Ok(word(24))
+}
+
+/// Enlarges the virtual size of a file nobody has open; a smaller or equal size changes nothing.
+///
+/// The L1 table made by [`create`] has room up to its cluster's end; beyond that the caller gets `Invalid`.
+pub fn grow(path: &Path, size_bytes: u64) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    let fail = |e: std::io::Error| Error::internal(format!("cannot resize {}", path.display())).caused_by(e);
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).map_err(fail)?;
+    let mut head = [0_u8; 72];
+    file.read_exact_at(&mut head, 0).map_err(fail)?;
+    let size = size_bytes.div_ceil(512) * 512;
+    let bits = u32::from_be_bytes(head[20..24].try_into().unwrap_or_default());
+    if &head[..4] != b"QFI\xfb" || bits != CLUSTER_BITS {
+        return Err(Error::invalid("The disk is not one this host made."));
+    }
+    if size <= u64::from_be_bytes(head[24..32].try_into().unwrap_or_default()) {
+        return Ok(());
+    }
+    let entries = size.div_ceil(CLUSTER * (CLUSTER / 8));
+    if entries * 8 > CLUSTER {
+        return Err(Error::invalid(format!("A disk of {size_bytes} bytes is too large.")));
+    }
+    // The table first: entries beyond the old size are zero, so a crash in between changes nothing.
+    file.write_all_at(&(entries as u32).to_be_bytes(), 36).map_err(fail)?;
+    file.write_all_at(&size.to_be_bytes(), 24).map_err(fail)?;
+    file.sync_all().map_err(fail)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,6 +169,12 @@ mod tests {
         for (name, size) in [("a", 1_u64 << 20), ("b", 5 << 30), ("c", 20 << 40)] {
             let disk = disk.with_extension(name);
             create(&disk, size, Some(&Backing { path: &base, format: "raw" })).unwrap();
+            assert!(self_contained_size(&disk).is_err(), "it has a backing file");
+            let size = if name == "b" { size * 2 } else { size };
+            if name == "b" {
+                grow(&disk, size).unwrap();
+                grow(&disk, 1).unwrap();
+            }
             assert_eq!(virtual_size(&disk), Some(size));
             assert!(create(&disk, size, None).is_err(), "an existing file is kept");
             let Ok(out) = std::process::Command::new("qemu-img").arg("check").arg("-f").arg("qcow2").arg(&disk).output() else {

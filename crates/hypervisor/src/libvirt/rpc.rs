@@ -16,7 +16,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Mutex, broadcast, oneshot};
 use tokio::time::Instant;
@@ -194,7 +193,7 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<Connection> {
-        let open = tokio::time::timeout(CONNECT_DEADLINE, UnixStream::connect(&self.socket));
+        let open = tokio::time::timeout(CONNECT_DEADLINE, super::daemon::connect(&self.socket));
         let stream = match open.await {
             Ok(Ok(s)) => s,
             Ok(Err(e)) => return Err(gone(&format!("connect {}: {e}", self.socket.display()))),

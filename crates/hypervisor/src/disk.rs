@@ -1,0 +1,345 @@
+//! A guest's files: image cache, root disk, ephemeral and swap disks, config drive.
+//!
+//! `instances/_base/<first 40 digits of the SHA-512>` holds an image once, complete and verified: it gets this name
+//! only after its hash was right and its bytes were synced. `instances/<guest>/` (0700) holds everything of one
+//! guest; `spec.json` is written last, so a directory without it is a spawn that never finished
+//! and is made anew. Formats are explicit everywhere; a qcow2 base that refers to other files is refused.
+
+use crate::libvirt::xml::GuestPaths;
+use crate::{ConfigDrive, GuestSpec, ImageSource, RootDisk, iso9660, qcow2};
+use caelum_base::{Env, Error, Result, is_uuid};
+use sha2::{Digest, Sha512};
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+const CACHE: &str = "_base";
+const CONVERT_LIMIT: Duration = Duration::from_secs(1800);
+
+/// The directory of all guests.
+pub struct Disks {
+    dir: PathBuf,
+    env: Env,
+    /// One lock per image being fetched.
+    locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+/// A verified image in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    pub path: PathBuf,
+    /// `raw` or `qcow2`.
+    pub format: &'static str,
+    pub virtual_bytes: u64,
+}
+
+fn io(verb: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let text = format!("cannot {verb} {}", path.display());
+    move |e| {
+        if e.kind() == std::io::ErrorKind::StorageFull {
+            return Error::unavailable("The host's disk is full.").caused_by(e);
+        }
+        Error::internal(text).caused_by(e)
+    }
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(io("create", path))
+}
+
+/// Runs blocking file work off the runtime's threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal("a file task ended").caused_by(e))?
+}
+
+impl Disks {
+    pub fn open(dir: PathBuf, env: Env) -> Result<Self> {
+        make_dir(&dir, 0o711)?;
+        make_dir(&dir.join(CACHE), 0o711)?;
+        Ok(Self { dir, env, locks: Mutex::default() })
+    }
+
+    /// The files of one guest.
+    pub fn paths(&self, guest_id: &str) -> Result<GuestPaths> {
+        if !is_uuid(guest_id) {
+            return Err(Error::invalid("A guest's id must be a UUID."));
+        }
+        Ok(GuestPaths { dir: self.dir.join(guest_id) })
+    }
+
+    /// The verified image, fetched now if the cache lacks it. Concurrent callers share one fetch.
+    pub async fn base(&self, root: &RootDisk, images: &dyn ImageSource) -> Result<Option<Base>> {
+        let RootDisk::Image { image_id, format, sha512, size_bytes } = root else { return Ok(None) };
+        if sha512.len() != 128 || !sha512.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(Error::invalid(format!("Image {image_id} has no SHA-512 hash to check its bytes against.")));
+        }
+        let kind = match format.as_str() {
+            "qcow2" => "qcow2",
+            "raw" | "iso" | "ami" => "raw",
+            "vdi" | "vhd" | "vhdx" => "converted",
+            other => return Err(Error::invalid(format!("This host cannot boot an image of format {other:?}."))),
+        };
+        let mut name = sha512.to_ascii_lowercase();
+        name.truncate(40);
+        if kind == "converted" {
+            name.push_str(".raw");
+        }
+        let path = self.dir.join(CACHE).join(&name);
+        let lock = self.lock(&name);
+        let _held = lock.lock().await;
+        if !path.exists() {
+            self.fetch(image_id, format, sha512, *size_bytes, &path, images).await?;
+        }
+        blocking(move || base_of(path, if kind == "qcow2" { "qcow2" } else { "raw" })).await.map(Some)
+    }
+
+    fn lock(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, w| w.strong_count() > 0);
+        if let Some(l) = locks.get(name).and_then(Weak::upgrade) {
+            return l;
+        }
+        let l = Arc::new(tokio::sync::Mutex::new(()));
+        locks.insert(name.to_owned(), Arc::downgrade(&l));
+        l
+    }
+
+    async fn fetch(&self, id: &str, format: &str, sha512: &str, size: u64, path: &Path, images: &dyn ImageSource) -> Result<()> {
+        let part = Part(path.with_extension(format!("{}.part", self.env.uuid())));
+        create_file(&part.0, &[])?;
+        images.fetch(id, &part.0).await?;
+        let (file, want) = (part.0.clone(), sha512.to_ascii_lowercase());
+        let (got, length) = blocking(move || hash(&file)).await?;
+        if got != want || (size > 0 && length != size) {
+            return Err(Error::unavailable(format!("Image {id} is corrupt: its bytes do not match its hash.")));
+        }
+        let source = match format {
+            "vdi" | "vhd" | "vhdx" => {
+                let raw = Part(part.0.with_extension("raw.part"));
+                let name = if format == "vhd" { "vpc" } else { format };
+                convert(&part.0, name, &raw.0, "raw").await?;
+                raw
+            }
+            _ => part,
+        };
+        let (from, to) = (source.0.clone(), path.to_owned());
+        blocking(move || publish(&from, &to)).await
+    }
+
+    /// Makes every file of a new guest; `spec.json` last.
+    pub async fn make(&self, spec: &GuestSpec, base: Option<Base>) -> Result<()> {
+        let (paths, spec) = (self.paths(&spec.id)?, spec.clone());
+        let swap_id = self.env.bytes(16);
+        let ephemeral = (spec.ephemeral_gib > 0).then(|| paths.ephemeral());
+        let done = {
+            let paths = paths.clone();
+            let spec = spec.clone();
+            blocking(move || make_files(&paths, &spec, base, &swap_id)).await
+        };
+        done?;
+        if let Some(path) = ephemeral {
+            format_ephemeral(&path).await;
+        }
+        blocking(move || write_spec(&paths, &spec)).await
+    }
+
+    /// What a finished spawn was made from.
+    pub fn stored_spec(&self, guest_id: &str) -> Result<Option<GuestSpec>> {
+        let path = self.paths(guest_id)?.spec();
+        match std::fs::read(&path) {
+            Ok(b) => Ok(serde_json::from_slice(&b).ok()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(io("read", &path)(e)),
+        }
+    }
+
+    pub async fn store_spec(&self, spec: &GuestSpec) -> Result<()> {
+        let (paths, spec) = (self.paths(&spec.id)?, spec.clone());
+        blocking(move || write_spec(&paths, &spec)).await
+    }
+
+    /// Writes the config drive anew and enlarges the root disk if the flavor grew.
+    pub async fn refresh(&self, spec: &GuestSpec) -> Result<()> {
+        let (paths, spec) = (self.paths(&spec.id)?, spec.clone());
+        blocking(move || {
+            if let Some(drive) = &spec.config_drive {
+                write_config_drive(&paths, drive)?;
+            }
+            if matches!(spec.root, RootDisk::Image { .. }) && spec.root_gib > 0 {
+                qcow2::grow(&paths.root(), spec.root_gib << 30)?;
+            }
+            write_spec(&paths, &spec)
+        })
+        .await
+    }
+
+    /// Removes every file of the guest.
+    pub async fn remove(&self, guest_id: &str) -> Result<()> {
+        let dir = self.paths(guest_id)?.dir;
+        blocking(move || match std::fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io("remove", &dir)(e)),
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    /// Guests that have a directory.
+    pub fn guests(&self) -> Result<Vec<String>> {
+        let mut out = Vec::new();
+        for entry in std::fs::read_dir(&self.dir).map_err(io("read", &self.dir))? {
+            let name = entry.map_err(io("read", &self.dir))?.file_name();
+            out.extend(name.to_str().filter(|n| is_uuid(n)).map(str::to_owned));
+        }
+        out.sort();
+        Ok(out)
+    }
+
+    /// Free name for a temporary file on the guests' file system.
+    pub fn scratch(&self, suffix: &str) -> Result<PathBuf> {
+        let dir = self.dir.join("_snapshots");
+        make_dir(&dir, 0o700)?;
+        Ok(dir.join(format!("{}{suffix}", self.env.uuid())))
+    }
+
+    /// Whether files here can be opened past the page cache.
+    pub fn direct_io(&self) -> bool {
+        let path = self.dir.join("_direct");
+        let ok = std::fs::OpenOptions::new().write(true).create(true).truncate(true).custom_flags(nix::libc::O_DIRECT).open(&path).is_ok();
+        let _ = std::fs::remove_file(&path);
+        ok
+    }
+}
+
+/// A temporary file, removed unless it was renamed.
+struct Part(PathBuf);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn create_file(path: &Path, content: &[u8]) -> Result<()> {
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).map_err(io("create", path))?;
+    file.write_all(content).map_err(io("write", path))
+}
+
+fn hash(path: &Path) -> Result<(String, u64)> {
+    let mut file = std::fs::File::open(path).map_err(io("open", path))?;
+    let mut buffer = vec![0; 1 << 20];
+    let (mut sha, mut length) = (Sha512::new(), 0);
+    loop {
+        let n = file.read(&mut buffer).map_err(io("read", path))?;
+        if n == 0 {
+            break;
+        }
+        sha.update(&buffer[..n]);
+        length += n as u64;
+    }
+    Ok((sha.finalize().iter().map(|b| format!("{b:02x}")).collect(), length))
+}
+
+/// Syncs and renames, so that the final name never stands for half an image.
+fn publish(from: &Path, to: &Path) -> Result<()> {
+    std::fs::File::open(from).and_then(|f| f.sync_all()).map_err(io("sync", from))?;
+    std::fs::rename(from, to).map_err(io("rename", from))?;
+    if let Some(dir) = to.parent() {
+        std::fs::File::open(dir).and_then(|f| f.sync_all()).map_err(io("sync", dir))?;
+    }
+    Ok(())
+}
+
+fn base_of(path: PathBuf, format: &'static str) -> Result<Base> {
+    let virtual_bytes = if format == "qcow2" {
+        qcow2::self_contained_size(&path)?
+    } else {
+        std::fs::metadata(&path).map_err(io("look at", &path))?.len()
+    };
+    Ok(Base { path, format, virtual_bytes })
+}
+
+fn make_files(paths: &GuestPaths, spec: &GuestSpec, base: Option<Base>, swap_id: &[u8]) -> Result<()> {
+    if paths.dir.exists() {
+        std::fs::remove_dir_all(&paths.dir).map_err(io("remove", &paths.dir))?;
+    }
+    make_dir(&paths.dir, 0o700)?;
+    if let Some(base) = base {
+        let size = match spec.root_gib {
+            0 => base.virtual_bytes,
+            gib => gib << 30,
+        };
+        if size < base.virtual_bytes {
+            return Err(Error::invalid("Flavor's disk is too small for requested image."));
+        }
+        qcow2::create(&paths.root(), size, Some(&qcow2::Backing { path: &base.path, format: base.format }))?;
+    }
+    if spec.ephemeral_gib > 0 {
+        create_file(&paths.ephemeral(), &[])?;
+        set_length(&paths.ephemeral(), spec.ephemeral_gib << 30)?;
+    }
+    if spec.swap_mib > 0 {
+        create_file(&paths.swap(), &swap_header(spec.swap_mib << 20, swap_id))?;
+        set_length(&paths.swap(), spec.swap_mib << 20)?;
+    }
+    if let Some(drive) = &spec.config_drive {
+        write_config_drive(paths, drive)?;
+    }
+    create_file(&paths.console(), &[])
+}
+
+fn set_length(path: &Path, length: u64) -> Result<()> {
+    std::fs::OpenOptions::new().write(true).open(path).and_then(|f| f.set_len(length)).map_err(io("resize", path))
+}
+
+/// First page of a Linux swap area, as mkswap writes it.
+fn swap_header(bytes: u64, id: &[u8]) -> Vec<u8> {
+    const PAGE: u64 = 4096;
+    let mut page = vec![0; PAGE as usize];
+    let last = u32::try_from(bytes / PAGE - 1).unwrap_or(u32::MAX);
+    page[1024..1028].copy_from_slice(&1_u32.to_le_bytes());
+    page[1028..1032].copy_from_slice(&last.to_le_bytes());
+    page[1036..1052].copy_from_slice(id);
+    page[4086..].copy_from_slice(b"SWAPSPACE2");
+    page
+}
+
+/// Makes an ext4 file system where the host can; a guest can make its own otherwise.
+async fn format_ephemeral(path: &Path) {
+    let mut command = tokio::process::Command::new("mkfs.ext4");
+    command.args(["-q", "-F", "-L", "ephemeral0"]).arg(path).stdin(std::process::Stdio::null()).kill_on_drop(true);
+    match tokio::time::timeout(Duration::from_secs(60), command.output()).await {
+        Ok(Ok(out)) if out.status.success() => {}
+        _ => tracing::warn!(path = %path.display(), "the ephemeral disk stays without a file system"),
+    }
+}
+
+fn write_config_drive(paths: &GuestPaths, drive: &ConfigDrive) -> Result<()> {
+    let temp = paths.config_drive().with_extension("config.tmp");
+    create_file(&temp, &iso9660::image("config-2", &drive.files)?)?;
+    std::fs::rename(&temp, paths.config_drive()).map_err(io("rename", &temp))
+}
+
+fn write_spec(paths: &GuestPaths, spec: &GuestSpec) -> Result<()> {
+    let temp = paths.dir.join("spec.json.tmp");
+    let bytes = serde_json::to_vec(spec).map_err(|e| Error::internal("cannot encode a guest").caused_by(e))?;
+    create_file(&temp, &bytes)?;
+    std::fs::rename(&temp, paths.spec()).map_err(io("rename", &temp))
+}
+
+/// Copies a disk image from one explicit format to another.
+pub async fn convert(from: &Path, from_format: &str, to: &Path, to_format: &str) -> Result<()> {
+    let mut command = tokio::process::Command::new("qemu-img");
+    command.args(["convert", "-f", from_format, "-O", to_format, "--"]).arg(from).arg(to);
+    command.stdin(std::process::Stdio::null()).kill_on_drop(true);
+    let out = tokio::time::timeout(CONVERT_LIMIT, command.output()).await;
+    match out {
+        Ok(Ok(out)) if out.status.success() => Ok(()),
+        Ok(Ok(out)) => Err(Error::internal("qemu-img failed").caused_by(String::from_utf8_lossy(&out.stderr).into_owned())),
+        Ok(Err(e)) => Err(Error::unavailable("qemu-img is not installed; install it with: apt-get install qemu-utils").caused_by(e)),
+        Err(_) => Err(Error::timeout("Copying the disk took too long.")),
+    }
+}
