@@ -8,6 +8,8 @@
 use crate::libvirt::xml::GuestPaths;
 use crate::{ConfigDrive, GuestSpec, ImageSource, RootDisk, iso9660, qcow2};
 use caelum_base::{Env, Error, Result, is_uuid};
+use caelum_safeio::inspect::Format;
+use caelum_safeio::qemuimg;
 use sha2::{Digest, Sha512};
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -17,7 +19,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 const CACHE: &str = "_base";
-const CONVERT_LIMIT: Duration = Duration::from_secs(1800);
 
 /// The directory of all guests.
 pub struct Disks {
@@ -119,8 +120,12 @@ impl Disks {
         let source = match format {
             "vdi" | "vhd" | "vhdx" => {
                 let raw = Part(part.0.with_extension("raw.part"));
-                let name = if format == "vhd" { "vpc" } else { format };
-                convert(&part.0, name, &raw.0, "raw").await?;
+                let from = match format {
+                    "vdi" => Format::Vdi,
+                    "vhd" => Format::Vhd,
+                    _ => Format::Vhdx,
+                };
+                qemuimg::convert(&part.0, from, &raw.0, Format::Raw, &[], qemuimg::Limits::BULK).await?;
                 raw
             }
             _ => part,
@@ -328,18 +333,4 @@ fn write_spec(paths: &GuestPaths, spec: &GuestSpec) -> Result<()> {
     let bytes = serde_json::to_vec(spec).map_err(|e| Error::internal("cannot encode a guest").caused_by(e))?;
     create_file(&temp, &bytes)?;
     std::fs::rename(&temp, paths.spec()).map_err(io("rename", &temp))
-}
-
-/// Copies a disk image from one explicit format to another.
-pub async fn convert(from: &Path, from_format: &str, to: &Path, to_format: &str) -> Result<()> {
-    let mut command = tokio::process::Command::new("qemu-img");
-    command.args(["convert", "-f", from_format, "-O", to_format, "--"]).arg(from).arg(to);
-    command.stdin(std::process::Stdio::null()).kill_on_drop(true);
-    let out = tokio::time::timeout(CONVERT_LIMIT, command.output()).await;
-    match out {
-        Ok(Ok(out)) if out.status.success() => Ok(()),
-        Ok(Ok(out)) => Err(Error::internal("qemu-img failed").caused_by(String::from_utf8_lossy(&out.stderr).into_owned())),
-        Ok(Err(e)) => Err(Error::unavailable("qemu-img is not installed; install it with: apt-get install qemu-utils").caused_by(e)),
-        Err(_) => Err(Error::timeout("Copying the disk took too long.")),
-    }
 }

@@ -120,7 +120,9 @@ async fn power_contract(host: &dyn Hypervisor, id: &str) {
         (A::Start, PowerState::Running),
     ];
     for (action, want) in steps {
+        let started = Instant::now();
         host.power(id, action).await.unwrap_or_else(|e| panic!("{action:?}: {e:?}"));
+        eprintln!("t= {action:?} {:?}", started.elapsed());
         assert_eq!(power(host, id).await, want, "after {action:?}");
     }
     host.power(id, A::Stop { grace: Duration::ZERO }).await.unwrap();
@@ -196,7 +198,9 @@ async fn the_libvirt_host_keeps_the_contract() {
         real_extras(&host, config).await;
     });
     let result = futures_lite(outcome).await;
+    let started = Instant::now();
     host.wipe().await.unwrap();
+    eprintln!("t= wipe {:?}", started.elapsed());
     if let Err(panic) = result {
         std::panic::resume_unwind(panic);
     }

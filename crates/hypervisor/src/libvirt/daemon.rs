@@ -17,7 +17,9 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 const MISSING: &str = "libvirt is not installed; install it with: apt-get install libvirt-daemon-system libvirt-daemon qemu-system-x86 qemu-utils";
 
-/// Runs inside the new mount namespace. Arguments: directory, `hide` or `keep` for /dev/kvm, daemon, its name.
+/// Runs inside the new mount namespace. The shell stays: it is the reaper of the daemon and the guests, which
+/// matters where the machine's first process reaps late or never (containers); a shell waiting for `sleep`
+/// reaps every child. It ends when it has no children. Arguments: directory, `hide` or `keep` for /dev/kvm, daemon, its name.
 const SCRIPT: &str = r#"set -eu
 dir=$1 kvm=$2 daemon=$3 name=$4
 mkdir -p /run/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt /etc/libvirt
@@ -38,7 +40,15 @@ if [ "$kvm" = hide ] && [ -e /dev/kvm ]; then
   done
   mount --move "$dir/dev" /dev
 fi
-exec "$daemon" -d -f "/etc/libvirt/$name.conf" -p "/run/libvirt/$name.pid"
+"$daemon" -d -f "/etc/libvirt/$name.conf" -p "/run/libvirt/$name.pid"
+echo $$ > /run/libvirt/reaper.pid
+echo started
+exec > /dev/null 2>&1 < /dev/null
+children=x
+while [ -n "$children" ]; do
+  sleep 20
+  read -r children < /proc/$$/task/$$/children || children=
+done
 "#;
 
 /// Where the daemon's files are and what it may see.
@@ -167,22 +177,31 @@ async fn start(config: &DaemonConfig, program: &Path, name: &str) -> Result<()> 
     command.args(["--mount", "--propagation", "slave", "/bin/sh", "-c", SCRIPT, "sh"]);
     command.arg(&config.dir).arg(kvm).arg(program).arg(name);
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin").env("LC_ALL", "C");
-    command.current_dir("/").stdin(Stdio::null()).process_group(0);
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped());
+    // SAFETY: setsid and prctl are single system calls without memory effects, allowed between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            nix::unistd::setsid()?;
+            nix::sys::prctl::set_child_subreaper(true)?;
+            Ok(())
+        });
+    }
     let log_path = config.dir.join("log/start.log");
     let log = std::fs::File::create(&log_path).map_err(io(&log_path))?;
-    let log2 = log.try_clone().map_err(io(&log_path))?;
-    command.stdout(log).stderr(log2);
+    command.stderr(log);
     let mut child = command.spawn().map_err(|e| Error::unavailable("The program unshare (util-linux) cannot be started.").caused_by(e))?;
     let failed = |why: String| {
         let said = std::fs::read_to_string(&log_path).unwrap_or_default();
         Error::unavailable("The libvirt daemon could not be started.").caused_by(format!("{why}: {}", said.trim()))
     };
-    match tokio::time::timeout(START_LIMIT, child.wait()).await {
-        Ok(Ok(s)) if s.success() => {
+    let mut said = [0; 8];
+    let out = child.stdout.take().ok_or_else(|| Error::internal("no pipe to the daemon's start"))?;
+    let started = tokio::time::timeout(START_LIMIT, tokio::io::AsyncReadExt::read_exact(&mut { out }, &mut said)).await;
+    match started {
+        Ok(Ok(_)) => {
             tracing::info!(program = %program.display(), "started a libvirt daemon");
             Ok(())
         }
-        Ok(Ok(s)) => Err(failed(s.to_string())),
         Ok(Err(e)) => Err(failed(e.to_string())),
         Err(_) => {
             let _ = child.start_kill();
@@ -208,6 +227,18 @@ pub async fn pid(dir: &Path) -> Option<i32> {
         }
     }
     None
+}
+
+/// Ends the reaper of a daemon that is stopped for good, without guests.
+pub async fn end_reaper(dir: &Path) {
+    use nix::sys::signal::{Signal, kill};
+    let text = tokio::fs::read_to_string(dir.join("run/reaper.pid")).await.unwrap_or_default();
+    let Ok(number) = text.trim().parse::<i32>() else { return };
+    let command = tokio::fs::read(format!("/proc/{number}/cmdline")).await.unwrap_or_default();
+    if String::from_utf8_lossy(&command).contains(&*dir.to_string_lossy()) {
+        // It may have ended by itself.
+        let _ = kill(nix::unistd::Pid::from_raw(number), Signal::SIGTERM);
+    }
 }
 
 /// Ends our own daemon; guests keep running. No daemon is success.

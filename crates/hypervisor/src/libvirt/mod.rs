@@ -17,15 +17,16 @@ mod watch;
 mod xdr;
 pub(crate) mod xml;
 mod xml_read;
-mod xml_writer;
 
-use crate::disk::{self, Disks};
+use crate::disk::Disks;
 use crate::{
     GuestEvent, GuestObserved, GuestSpec, HostInfo, Hypervisor, ImageSource, Nic, PowerAction, PowerState, RootDisk, VncEndpoint,
     VolumeDisk,
 };
 use async_trait::async_trait;
 use caelum_base::{Env, Error, Result};
+use caelum_safeio::inspect::Format;
+use caelum_safeio::qemuimg;
 use conn::{Conn, Domain};
 use daemon::DaemonConfig;
 use std::collections::{HashMap, HashSet};
@@ -130,6 +131,7 @@ impl LibvirtHost {
         self.watcher.abort();
         if self.inner.config.socket.is_none() {
             daemon::stop(&self.inner.daemon.dir).await?;
+            daemon::end_reaper(&self.inner.daemon.dir).await;
         }
         Ok(())
     }
@@ -259,7 +261,7 @@ impl Inner {
         }
         let target = self.disks.scratch(".qcow2")?;
         let done = match copied {
-            Ok(_) => disk::convert(&copy, "qcow2", &target, "qcow2").await,
+            Ok(_) => qemuimg::convert(&copy, Format::Qcow2, &target, Format::Qcow2, &[], qemuimg::Limits::BULK).await,
             Err(e) => Err(Error::internal("cannot copy the root disk").caused_by(e)),
         };
         let _ = tokio::fs::remove_file(&copy).await;

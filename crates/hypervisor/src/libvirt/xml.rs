@@ -4,10 +4,10 @@
 //! find again carries an alias made of its OpenStack id; text from users appears only as escaped
 //! metadata.
 
-use super::xml_writer::XmlWriter;
 use crate::devices::{self, DiskRole, DiskSlot};
 use crate::{GuestSpec, Nic, VolumeDisk};
 use caelum_base::{Error, Result, is_uuid};
+use caelum_safeio::render::XmlWriter;
 use std::path::{Path, PathBuf};
 
 /// Namespace of our metadata element; a domain without it is not ours.
@@ -91,29 +91,29 @@ fn alias(kind: &str, id: &str) -> Result<String> {
 pub fn domain(spec: &GuestSpec, paths: &GuestPaths, facts: &HostFacts) -> Result<String> {
     let machine = machine(spec)?;
     let mut w = XmlWriter::new();
-    w.start("domain").attr("type", if facts.kvm { "kvm" } else { "qemu" });
+    w.open("domain").attr("type", if facts.kvm { "kvm" } else { "qemu" });
     w.leaf("name", &spec.domain).leaf("uuid", &spec.id);
     metadata(&mut w, spec);
-    w.start("memory").attr("unit", "MiB").text(spec.memory_mib.to_string()).end();
-    w.start("vcpu").attr("placement", "static").text(spec.vcpus.to_string()).end();
+    w.open("memory").attr("unit", "MiB").text(spec.memory_mib.to_string()).close();
+    w.open("vcpu").attr("placement", "static").text(spec.vcpus.to_string()).close();
     if facts.cpu_tuning {
         cpu_tune(&mut w, spec)?;
     }
     sysinfo(&mut w, spec);
-    w.start("os");
+    w.open("os");
     if spec.image_props.get("hw_firmware_type").is_some_and(|f| f == "uefi") {
         w.attr("firmware", "efi");
     }
-    w.start("type").attr("arch", "x86_64").attr("machine", machine).text("hvm").end();
-    w.empty("bootmenu", &[("enable", "no")]).empty("smbios", &[("mode", "sysinfo")]).end();
-    w.start("features").empty("acpi", &[]).empty("apic", &[]).end();
+    w.open("type").attr("arch", "x86_64").attr("machine", machine).text("hvm").close();
+    w.empty("bootmenu", &[("enable", "no")]).empty("smbios", &[("mode", "sysinfo")]).close();
+    w.open("features").empty("acpi", &[]).empty("apic", &[]).close();
     cpu(&mut w, spec, facts)?;
-    w.start("clock").attr("offset", "utc");
+    w.open("clock").attr("offset", "utc");
     w.empty("timer", &[("name", "pit"), ("tickpolicy", "delay")]);
     w.empty("timer", &[("name", "rtc"), ("tickpolicy", "catchup")]);
-    w.empty("timer", &[("name", "hpet"), ("present", "no")]).end();
+    w.empty("timer", &[("name", "hpet"), ("present", "no")]).close();
     w.leaf("on_poweroff", "destroy").leaf("on_reboot", "restart").leaf("on_crash", "destroy");
-    w.start("devices");
+    w.open("devices");
     controllers(&mut w, spec, machine)?;
     for slot in devices::layout(spec)? {
         disk(&mut w, spec, &slot, paths, facts)?;
@@ -125,44 +125,47 @@ pub fn domain(spec: &GuestSpec, paths: &GuestPaths, facts: &HostFacts) -> Result
         nic(&mut w, n)?;
     }
     fixed_devices(&mut w, spec, paths)?;
-    Ok(w.finish())
+    w.close().close();
+    w.finish()
 }
 
 /// Devices every guest has: serial console with a log, VNC, a source of randomness.
 fn fixed_devices(w: &mut XmlWriter, spec: &GuestSpec, paths: &GuestPaths) -> Result<()> {
-    w.start("serial").attr("type", "pty");
+    w.open("serial").attr("type", "pty");
     w.empty("log", &[("file", text(&paths.console())?), ("append", "on")]);
-    w.start("target").attr("type", "isa-serial").attr("port", "0").end().end();
+    w.open("target").attr("type", "isa-serial").attr("port", "0").close().close();
     if spec.image_props.get("hw_pointer_model").is_some_and(|m| m == "usbtablet") {
         w.empty("input", &[("type", "tablet"), ("bus", "usb")]);
     }
-    w.start("graphics").attr("type", "vnc");
+    w.open("graphics").attr("type", "vnc");
     if paths.vnc_fits() {
         w.empty("listen", &[("type", "socket"), ("socket", text(&paths.vnc())?)]);
     } else {
         w.attr("port", "-1").attr("autoport", "yes");
         w.empty("listen", &[("type", "address"), ("address", "127.0.0.1")]);
     }
-    w.end();
+    w.close();
     let video = match spec.image_props.get("hw_video_model").map_or("vga", String::as_str) {
         m @ ("vga" | "virtio" | "qxl" | "cirrus" | "none" | "bochs") => m,
         other => return Err(Error::invalid(format!("Video model hw_video_model={other} is not supported by this host."))),
     };
-    w.start("video").empty("model", &[("type", video)]).end();
-    w.start("rng").attr("model", "virtio").start("backend").attr("model", "random").text("/dev/urandom").end().end();
+    w.open("video").empty("model", &[("type", video)]).close();
+    w.open("rng").attr("model", "virtio").open("backend").attr("model", "random").text("/dev/urandom").close().close();
     w.empty("memballoon", &[("model", "none")]);
     Ok(())
 }
 
 fn metadata(w: &mut XmlWriter, spec: &GuestSpec) {
-    w.start("metadata").start("caelum:guest").attr("xmlns:caelum", NAMESPACE);
-    w.leaf("caelum:name", &spec.name).leaf("caelum:project", &spec.project_id).leaf("caelum:user", &spec.user_id);
-    w.end().end();
+    w.open("metadata").open("caelum:guest").attr("xmlns:caelum", NAMESPACE);
+    // A name with characters XML cannot carry must not keep the guest from starting.
+    let name: String = spec.name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    w.leaf("caelum:name", name).leaf("caelum:project", &spec.project_id).leaf("caelum:user", &spec.user_id);
+    w.close().close();
 }
 
 fn sysinfo(w: &mut XmlWriter, spec: &GuestSpec) {
     // cloud-init takes a machine with this product name for an OpenStack server.
-    w.start("sysinfo").attr("type", "smbios").start("system");
+    w.open("sysinfo").attr("type", "smbios").open("system");
     let entries = [
         ("manufacturer", "OpenStack Foundation"),
         ("product", "OpenStack Nova"),
@@ -172,9 +175,9 @@ fn sysinfo(w: &mut XmlWriter, spec: &GuestSpec) {
         ("family", "Virtual Machine"),
     ];
     for (name, value) in entries {
-        w.start("entry").attr("name", name).text(value).end();
+        w.open("entry").attr("name", name).text(value).close();
     }
-    w.end().end();
+    w.close().close();
 }
 
 /// `pc` unless the image asks otherwise: under TCG it boots as fast as q35 and hot-plugs without ports.
@@ -225,12 +228,12 @@ fn topology(spec: &GuestSpec) -> Result<(u32, u32, u32)> {
 fn cpu(w: &mut XmlWriter, spec: &GuestSpec, facts: &HostFacts) -> Result<()> {
     let (s, c, t) = topology(spec)?;
     if facts.kvm {
-        w.start("cpu").attr("mode", "host-model").attr("check", "partial");
+        w.open("cpu").attr("mode", "host-model").attr("check", "partial");
     } else {
-        w.start("cpu").attr("mode", "maximum");
+        w.open("cpu").attr("mode", "maximum");
     }
     w.empty("topology", &[("sockets", &s.to_string()), ("cores", &c.to_string()), ("threads", &t.to_string())]);
-    w.end();
+    w.close();
     Ok(())
 }
 
@@ -241,13 +244,13 @@ fn cpu_tune(w: &mut XmlWriter, spec: &GuestSpec) -> Result<()> {
     if shares.or(period).or(quota).is_none() {
         return Ok(());
     }
-    w.start("cputune");
+    w.open("cputune");
     for (name, value) in [("shares", shares), ("period", period), ("quota", quota)] {
         if let Some(v) = value {
             w.leaf(name, v.to_string());
         }
     }
-    w.end();
+    w.close();
     Ok(())
 }
 
@@ -275,13 +278,13 @@ fn disk(w: &mut XmlWriter, spec: &GuestSpec, slot: &DiskSlot<'_>, paths: &GuestP
         DiskRole::Ephemeral => (paths.ephemeral(), "raw"),
         DiskRole::Swap => (paths.swap(), "raw"),
     };
-    w.start("disk").attr("type", "file").attr("device", "disk");
+    w.open("disk").attr("type", "file").attr("device", "disk");
     driver(w, format, facts);
     w.empty("source", &[("file", text(&path)?)]);
     w.empty("target", &[("dev", &slot.name), ("bus", bus)]);
     io_tune(w, spec)?;
     boot(w, slot.boot_order);
-    w.end();
+    w.close();
     Ok(())
 }
 
@@ -310,12 +313,12 @@ fn io_tune(w: &mut XmlWriter, spec: &GuestSpec) -> Result<()> {
     if set.is_empty() {
         return Ok(());
     }
-    w.start("iotune");
+    w.open("iotune");
     for (key, element, value) in set {
         let n: u64 = value.parse().map_err(|_| Error::invalid(format!("{key}={value} is not a number.")))?;
         w.leaf(element, n.to_string());
     }
-    w.end();
+    w.close();
     Ok(())
 }
 
@@ -323,7 +326,7 @@ fn volume(w: &mut XmlWriter, spec: &GuestSpec, v: &VolumeDisk, name: &str, order
     if !matches!(v.format.as_str(), "raw" | "qcow2") {
         return Err(Error::invalid(format!("A volume of format {:?} cannot be attached.", v.format)));
     }
-    w.start("disk").attr("type", "file").attr("device", "disk");
+    w.open("disk").attr("type", "file").attr("device", "disk");
     driver(w, &v.format, facts);
     w.empty("source", &[("file", text(&v.path)?)]);
     w.empty("target", &[("dev", name), ("bus", devices::disk_bus(spec)?)]);
@@ -337,16 +340,16 @@ fn volume(w: &mut XmlWriter, spec: &GuestSpec, v: &VolumeDisk, name: &str, order
     w.leaf("serial", &v.volume_id);
     boot(w, order);
     w.empty("alias", &[("name", &volume_alias(&v.volume_id)?)]);
-    w.end();
+    w.close();
     Ok(())
 }
 
 fn config_drive(w: &mut XmlWriter, machine: &str, paths: &GuestPaths) -> Result<()> {
     let (dev, bus) = if is_q35(machine) { ("sdz", "sata") } else { ("hdd", "ide") };
-    w.start("disk").attr("type", "file").attr("device", "cdrom");
+    w.open("disk").attr("type", "file").attr("device", "cdrom");
     w.empty("driver", &[("name", "qemu"), ("type", "raw")]);
     w.empty("source", &[("file", text(&paths.config_drive())?)]);
-    w.empty("target", &[("dev", dev), ("bus", bus)]).empty("readonly", &[]).end();
+    w.empty("target", &[("dev", dev), ("bus", bus)]).empty("readonly", &[]).close();
     Ok(())
 }
 
@@ -358,7 +361,7 @@ fn nic(w: &mut XmlWriter, n: &Nic) -> Result<()> {
     if !plain(&n.model) {
         return Err(Error::invalid(format!("{:?} is no model of a network device.", n.model)));
     }
-    w.start("interface").attr("type", "ethernet");
+    w.open("interface").attr("type", "ethernet");
     w.empty("mac", &[("address", &n.mac)]);
     w.empty("target", &[("dev", &n.tap), ("managed", "no")]);
     w.empty("model", &[("type", &n.model)]);
@@ -366,7 +369,7 @@ fn nic(w: &mut XmlWriter, n: &Nic) -> Result<()> {
         w.empty("mtu", &[("size", &n.mtu.to_string())]);
     }
     w.empty("alias", &[("name", &nic_alias(&n.port_id)?)]);
-    w.end();
+    w.close();
     Ok(())
 }
 
@@ -374,14 +377,14 @@ fn nic(w: &mut XmlWriter, n: &Nic) -> Result<()> {
 pub fn volume_device(spec: &GuestSpec, v: &VolumeDisk, name: &str, facts: &HostFacts) -> Result<String> {
     let mut w = XmlWriter::new();
     volume(&mut w, spec, v, name, None, facts)?;
-    Ok(w.finish())
+    w.finish()
 }
 
 /// One interface element for hot-plug.
 pub fn nic_device(n: &Nic) -> Result<String> {
     let mut w = XmlWriter::new();
     nic(&mut w, n)?;
-    Ok(w.finish())
+    w.finish()
 }
 
 #[cfg(test)]
