@@ -12,6 +12,7 @@
 //! On a crash flows resume at their last saved step; the power state is read again from the hosts.
 
 pub mod api;
+pub mod cache;
 pub mod flows;
 pub mod logic;
 pub mod reconcile;
@@ -120,16 +121,10 @@ impl Service {
 pub async fn start(deps: Deps) -> Result<Service> {
     let db = Db::open(&deps.store, "compute", store::MIGRATIONS).await?;
     let flows = flows::register(Flows::new(db.clone(), deps.env.clone(), &deps.node));
-    let state = Arc::new(State {
-        env: deps.env.clone(),
-        db,
-        config: deps.config,
-        peers: Peers { network: deps.network, image: deps.image, placement: deps.placement, block: deps.block },
-        hosts: Hosts::new(deps.hosts),
-        flows: flows.clone(),
-    });
+    let peers = Peers { network: deps.network, image: deps.image, placement: deps.placement, block: deps.block };
+    let state = Arc::new(State::new(deps.env.clone(), db, deps.config, peers, Hosts::new(deps.hosts), flows.clone()));
     let api = api::build(state.clone(), deps.env, deps.validator, deps.policy, deps.auth_url)?;
     flows.spawn(state.clone());
-    let tasks = reconcile::spawn(&state);
+    let tasks = reconcile::spawn(&state, &deps.node);
     Ok(Service { api, state, tasks: std::sync::Mutex::new(tasks) })
 }

@@ -1,13 +1,22 @@
 //! What every handler and flow of compute shares.
 
 use crate::Config;
-use caelum_base::{Env, Error, Result};
+use crate::cache::Cache;
+use crate::logic::network::Network;
+use crate::reconcile::HostView;
+use crate::store::servers::ImageFacts;
+use caelum_base::{Env, Error, Result, Secret};
 use caelum_client::ServiceClient;
 use caelum_flow::Flows;
 use caelum_hypervisor::Hypervisor;
 use caelum_store::Db;
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How long looked-up images and networks are taken as they were.
+const CACHE_AGE: Duration = Duration::from_secs(10);
 
 /// How compute reaches its hosts. In one process that is the host itself; over a bus, a proxy that
 /// speaks to topic `compute-host.<name>` takes its place behind the same trait.
@@ -45,11 +54,52 @@ pub struct State {
     pub peers: Peers,
     pub hosts: Hosts,
     pub flows: Flows<State>,
+    pub images: Cache<ImageFacts>,
+    pub networks: Cache<Network>,
+    /// Woken when the network service says that a port changed.
+    pub port_events: Notify,
+    pub(crate) views: RwLock<BTreeMap<String, HostView>>,
+    /// Tokens of users whose servers' volumes are being made, by server. Never stored: after a
+    /// restart such a build fails cleanly.
+    tokens: Mutex<HashMap<String, Secret<String>>>,
 }
 
 impl State {
+    pub(crate) fn new(env: Env, db: Db, config: Config, peers: Peers, hosts: Hosts, flows: Flows<State>) -> Self {
+        Self {
+            images: Cache::new(env.clone(), CACHE_AGE),
+            networks: Cache::new(env.clone(), CACHE_AGE),
+            port_events: Notify::new(),
+            views: RwLock::default(),
+            tokens: Mutex::default(),
+            env,
+            db,
+            config,
+            peers,
+            hosts,
+            flows,
+        }
+    }
+
     /// Errors: `Invalid` when this cloud has no block storage.
     pub fn block(&self) -> Result<&ServiceClient> {
         self.peers.block.as_ref().ok_or_else(|| Error::invalid("This cloud has no block storage service."))
+    }
+
+    fn lock_tokens(&self) -> MutexGuard<'_, HashMap<String, Secret<String>>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a user's token while a flow needs to act as the user.
+    pub fn lend_token(&self, server_id: &str, token: &Secret<String>) {
+        self.lock_tokens().insert(server_id.to_string(), token.clone());
+    }
+
+    pub fn user_token(&self, server_id: &str) -> Option<Secret<String>> {
+        self.lock_tokens().get(server_id).cloned()
+    }
+
+    pub fn forget_token(&self, server_id: &str) {
+        self.lock_tokens().remove(server_id);
     }
 }
