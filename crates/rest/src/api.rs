@@ -343,7 +343,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
             path,
             env: self.env.clone(),
             params,
-            body,
+            body: std::sync::Mutex::new(body),
             parsed,
             enforcer: self.enforcer.clone(),
             dialect: self.dialect,

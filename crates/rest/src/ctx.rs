@@ -6,7 +6,7 @@ use caelum_base::{Env, Error, ErrorKind, Result};
 use caelum_policy::{Enforcer, Target};
 use http::HeaderMap;
 use serde::de::DeserializeOwned;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One request to one operation.
@@ -28,7 +28,8 @@ pub struct Ctx<S: 'static> {
     pub path: String,
     pub env: Env,
     pub(crate) params: Vec<(&'static str, String)>,
-    pub(crate) body: Option<Body>,
+    /// In a lock only so that `&Ctx` may be held across an await; a body alone is not `Sync`.
+    pub(crate) body: Mutex<Option<Body>>,
     pub(crate) parsed: Option<Bytes>,
     pub(crate) enforcer: Arc<Enforcer>,
     pub(crate) dialect: Dialect,
@@ -102,7 +103,7 @@ impl<S> Ctx<S> {
 
     /// The body as a stream; once.
     pub fn take_body(&mut self) -> Body {
-        self.body.take().unwrap_or_else(body::empty)
+        self.body.get_mut().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_else(body::empty)
     }
 
     /// The whole body, at most the operation's limit.
