@@ -1,0 +1,11 @@
+CREATE TABLE providers (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, parent TEXT, root TEXT NOT NULL, generation BIGINT NOT NULL);
+CREATE INDEX providers_root ON providers (root);
+CREATE TABLE inventories (provider TEXT NOT NULL, class TEXT NOT NULL, total BIGINT NOT NULL, reserved BIGINT NOT NULL, min_unit BIGINT NOT NULL, max_unit BIGINT NOT NULL, step_size BIGINT NOT NULL, ratio DOUBLE PRECISION NOT NULL, used BIGINT NOT NULL, PRIMARY KEY (provider, class));
+CREATE TABLE consumers (id TEXT PRIMARY KEY, project_id TEXT NOT NULL, user_id TEXT NOT NULL, kind TEXT NOT NULL, generation BIGINT NOT NULL);
+CREATE INDEX consumers_project ON consumers (project_id);
+CREATE TABLE allocations (consumer TEXT NOT NULL, provider TEXT NOT NULL, class TEXT NOT NULL, used BIGINT NOT NULL, PRIMARY KEY (consumer, provider, class));
+CREATE INDEX allocations_provider ON allocations (provider);
+CREATE TABLE provider_traits (provider TEXT NOT NULL, trait TEXT NOT NULL, PRIMARY KEY (provider, trait));
+CREATE TABLE provider_aggregates (provider TEXT NOT NULL, aggregate TEXT NOT NULL, PRIMARY KEY (provider, aggregate));
+CREATE TABLE custom_traits (name TEXT PRIMARY KEY);
+CREATE TABLE custom_classes (name TEXT PRIMARY KEY);
