@@ -1,6 +1,9 @@
 //! The REST API: one file per resource. Microversions live here and nowhere below.
 
 pub mod catalog;
+pub mod flavor_specs;
+pub mod flavors;
+pub mod forms;
 
 use crate::State;
 use caelum_base::{Env, Result};
