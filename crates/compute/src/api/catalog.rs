@@ -1,6 +1,6 @@
 //! Which operations there are beside servers: flavors, key pairs, quota, hosts, versions.
 
-use super::{flavor_specs, flavors};
+use super::{flavor_specs, flavors, keypairs};
 use crate::State;
 use caelum_rest::Op;
 
@@ -8,4 +8,4 @@ use caelum_rest::Op;
 pub const ROOT: &[&[Op<State>]] = &[];
 
 /// Mounted below `/v2.1`.
-pub const OPS: &[&[Op<State>]] = &[flavors::OPS, flavor_specs::OPS];
+pub const OPS: &[&[Op<State>]] = &[flavors::OPS, flavor_specs::OPS, keypairs::OPS];

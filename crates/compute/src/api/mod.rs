@@ -1,9 +1,15 @@
 //! The REST API: one file per resource. Microversions live here and nowhere below.
 
 pub mod catalog;
+pub mod server_create;
+pub mod server_list;
+pub mod servers;
+pub mod views;
+pub mod wire;
 pub mod flavor_specs;
 pub mod flavors;
 pub mod forms;
+pub mod keypairs;
 
 use crate::State;
 use caelum_base::{Env, Result};
@@ -18,7 +24,7 @@ const VERSIONS: Microversions =
     Microversions { service_type: "compute", legacy_header: Some("x-openstack-nova-api-version"), min: MIN, max: MAX };
 
 /// Operations of servers, below `/v2.1`.
-const SERVERS: &[&[Op<State>]] = &[];
+const SERVERS: &[&[Op<State>]] = &[servers::OPS];
 
 pub(crate) fn build(
     state: Arc<State>,
@@ -33,6 +39,7 @@ pub(crate) fn build(
         .project_prefix("/v2.1")
         .auth_url(auth_url)
         .rules(caelum_policy::personas::COMPUTE)
+        .rules(servers::RULES)
         .overrides(policy);
     for ops in catalog::ROOT {
         b = b.mount("", ops);

@@ -168,9 +168,9 @@ fn read(cx: &Ctx<State>, body: Body) -> Result<NewServers> {
         Some(NetworksIn::List(l)) if l.is_empty() => NicsIn::Default,
         Some(NetworksIn::List(l)) => NicsIn::List(l),
     };
-    if s.networks_tagged(&networks) {
-        gate(cx, "tag", true, 32, u32::MAX)?;
-    }
+    let nic_tags = matches!(&networks, NicsIn::List(l) if l.iter().any(|n| n.tag.is_some()));
+    let disk_tags = s.block_device_mapping_v2.iter().flatten().any(|b| b.tag.is_some());
+    gate(cx, "tag", nic_tags || disk_tags, 32, u32::MAX)?;
     Ok(NewServers {
         name,
         image_id: s.image.filter(|i| !i.is_empty()),
@@ -199,13 +199,6 @@ fn read(cx: &Ctx<State>, body: Body) -> Result<NewServers> {
         multiattach: cx.version >= Version(2, 60),
         external_networks: cx.allows("network:attach_external_network", &own),
     })
-}
-
-impl ServerIn {
-    fn networks_tagged(&self, nics: &NicsIn) -> bool {
-        let nic = matches!(nics, NicsIn::List(l) if l.iter().any(|n| n.tag.is_some()));
-        nic || self.block_device_mapping_v2.iter().flatten().any(|b| b.tag.is_some())
-    }
 }
 
 fn own_target(cx: &Ctx<State>) -> Target<'_> {
