@@ -136,6 +136,7 @@ impl Core {
         self.known = false;
         self.synced = false;
         self.failed.clear();
+        self.refused.clear();
         self.sets.clear();
         self.insides.clear();
         match first {

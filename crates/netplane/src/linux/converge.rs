@@ -105,12 +105,22 @@ impl Core {
     fn applied(&self) -> Applied {
         let s = &self.kept.state;
         let good = |id: &String| !self.failed.contains_key(id);
+        let mut failed = self.failed.clone();
+        // An object that works without a part of it is up and says what it lacks.
+        for (id, why) in self.refused.values().flatten() {
+            failed.entry(id.clone()).or_insert_with(|| why.clone());
+        }
+        for p in s.ports.values() {
+            if let Some(why) = p.rules.iter().find_map(|r| validate::rule(r).err()) {
+                failed.entry(p.id.clone()).or_insert_with(|| format!("a security group rule is left out: {why}"));
+            }
+        }
         Applied {
             generation: s.generation,
             ports_up: s.ports.values().filter(|p| good(&p.id) && good(&p.network_id)).map(|p| p.id.clone()).collect(),
             routers_up: s.routers.values().filter(|r| good(&r.id) && r.admin_up).map(|r| r.id.clone()).collect(),
             networks_up: s.networks.keys().filter(|id| good(id)).cloned().collect(),
-            failed: self.failed.clone(),
+            failed,
         }
     }
 
@@ -157,13 +167,6 @@ impl Core {
             })
         });
         state.routers = routers;
-        for p in state.ports.values() {
-            for rule in &p.rules {
-                if let Err(why) = validate::rule(rule) {
-                    failed.entry(p.id.clone()).or_insert(format!("a security group rule is left out: {why}"));
-                }
-            }
-        }
         failed
     }
 
@@ -477,6 +480,7 @@ impl Core {
                 jobs.push_back(Job::Dhcp(n, dhcp));
             }
         }
+        self.refused.retain(|id, _| new.networks.get(id).is_some_and(|n| n.dhcp.is_some()));
         let routers = work.routers.iter().filter(|id| !failed.contains_key(*id)).filter_map(|id| new.routers.get(id));
         jobs.extend(routers.map(Job::Router));
         let (workers, queue, done) = (jobs.len().min(WORKERS), Mutex::new(jobs), Mutex::new(Vec::new()));
@@ -493,7 +497,11 @@ impl Core {
             }
         });
         for end in done.into_inner().unwrap_or_default() {
-            failed.extend(end.refused);
+            if end.refused.is_empty() {
+                self.refused.remove(&end.id);
+            } else {
+                self.refused.insert(end.id.clone(), end.refused);
+            }
             if let Some(mark) = end.mark {
                 self.insides.insert(end.ns.clone(), mark);
             }

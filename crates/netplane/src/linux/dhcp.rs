@@ -175,7 +175,8 @@ pub(super) fn server(n: &Network, d: &Dhcp, run_dir: &Path, ns: &str) -> (Server
         subnet_options(s, &tag(i), d, &mut opts);
     }
     let _ = writeln!(opts, "26,{}", n.mtu);
-    for (i, host) in d.hosts.iter().enumerate() {
+    let mut tagged = String::new();
+    for host in &d.hosts {
         let name_ok = validate::dns_name(&host.hostname);
         if let Err(why) = validate::mac(&host.mac).and_then(|()| name_ok.clone()) {
             refused.insert(host.port_id.clone(), why);
@@ -183,9 +184,9 @@ pub(super) fn server(n: &Network, d: &Dhcp, run_dir: &Path, ns: &str) -> (Server
         if validate::mac(&host.mac).is_err() {
             continue;
         }
-        let label = format!("p{i}");
+        let mac = host.mac.to_ascii_lowercase();
         for address in &host.addresses {
-            let _ = write!(hosts, "{},set:{label}", host.mac.to_ascii_lowercase());
+            hosts.push_str(&mac);
             if name_ok.is_ok() {
                 let _ = write!(hosts, ",{}", host.hostname);
                 let _ = match d.domain.as_str() {
@@ -194,6 +195,12 @@ pub(super) fn server(n: &Network, d: &Dhcp, run_dir: &Path, ns: &str) -> (Server
                 };
             }
             let _ = writeln!(hosts, ",{}", bracket(address));
+        }
+        // A tag in the hosts file would be simpler, but dnsmasq (2.86 to 2.90 at least) crashes when it
+        // re-reads a host with a tag that it has served. As part of the configuration it is safe.
+        let label = format!("p{}", mac.replace(':', ""));
+        if !host.options.is_empty() {
+            let _ = writeln!(tagged, "dhcp-mac=set:{label},{mac}");
         }
         for (name, value, version) in &host.options {
             match option(name, value, *version) {
@@ -208,7 +215,7 @@ pub(super) fn server(n: &Network, d: &Dhcp, run_dir: &Path, ns: &str) -> (Server
         }
     }
     let server = Server {
-        conf: conf(d, &dir),
+        conf: conf(d, &dir) + &tagged,
         dir,
         ns: ns.to_string(),
         files: vec![("hosts", hosts), ("opts", opts), ("names", names)],
@@ -217,10 +224,12 @@ pub(super) fn server(n: &Network, d: &Dhcp, run_dir: &Path, ns: &str) -> (Server
 }
 
 /// The part of the configuration that needs a restart.
+///
+/// No log, since guests could fill a file with it.
 fn conf(d: &Dhcp, dir: &Path) -> String {
     let mut out = String::from(
         "user=root\ngroup=root\nno-hosts\nno-resolv\nno-negcache\nbind-dynamic\nexcept-interface=lo\nleasefile-ro\n\
-         dhcp-authoritative\nquiet-dhcp\nquiet-dhcp6\nquiet-ra\ndhcp-no-override\n",
+         dhcp-authoritative\nlog-facility=/dev/null\nquiet-dhcp\nquiet-dhcp6\nquiet-ra\ndhcp-no-override\n",
     );
     let _ = writeln!(out, "interface={DEVICE}\ndhcp-lease-max={}", 1 << 20);
     for (key, file) in [("dhcp-hostsfile", "hosts"), ("dhcp-optsfile", "opts"), ("addn-hosts", "names")] {
@@ -302,7 +311,7 @@ mod tests {
         assert_eq!(refused.keys().collect::<Vec<_>>(), ["b"]);
         let text = |i: usize| server.files[i].1.as_str();
         assert_eq!(text(0).lines().count(), 4);
-        assert!(text(0).contains("fa:16:3e:00:00:01,set:p0,good,[2001:db8::5]"));
+        assert!(text(0).contains("fa:16:3e:00:00:01,good,[2001:db8::5]"));
         assert!(text(1).contains("tag:s0,121,169.254.169.254/32,10.0.0.1,0.0.0.0/0,10.0.0.1"));
         assert!(text(2).contains("10.0.0.5 good.example good"));
     }

@@ -165,7 +165,12 @@ fn rule_match(names: &Names, rule: &Rule) -> Outcome<String> {
                 }
             }
             (min, max) => {
-                let _ = write!(out, " -m multiport --dports {}:{}", min.unwrap_or(0), max.unwrap_or(u16::MAX));
+                let (min, max) = (min.unwrap_or(0), max.unwrap_or(u16::MAX));
+                // The tool refuses a range of one port.
+                let _ = match min == max {
+                    true => write!(out, " -m multiport --dports {min}"),
+                    false => write!(out, " -m multiport --dports {min}:{max}"),
+                };
             }
         }
     }
@@ -305,6 +310,10 @@ mod tests {
                 " -p 1 -m icmp --icmp-type 8",
             ),
             (r#"{"ingress":false,"ip_version":4,"protocol":"112","stateful":true}"#, " -p 112"),
+            (
+                r#"{"ingress":true,"ip_version":4,"protocol":"udp","port_min":53,"port_max":53,"stateful":true}"#,
+                " -p 17 -m multiport --dports 53",
+            ),
             (r#"{"ingress":true,"ip_version":4,"stateful":true}"#, ""),
         ];
         for (json, want) in cases {

@@ -23,6 +23,8 @@ struct Want<'a> {
     up: bool,
     /// No IPv6 link-local address of the host's on it.
     mute: bool,
+    /// The host answers no ARP here. Without it a bridge would answer for every address of the host.
+    no_arp: bool,
 }
 
 fn ensure(links: &Links, owner: &str, want: &Want<'_>, batch: &mut Batch) -> Outcome<()> {
@@ -40,6 +42,9 @@ fn ensure(links: &Links, owner: &str, want: &Want<'_>, batch: &mut Batch) -> Out
         set.push_str(&format!(" alias {}", want.alias));
         if want.mute {
             set.push_str(" addrgenmode none");
+        }
+        if want.no_arp {
+            set.push_str(" arp off");
         }
     }
     if let Some(mtu) = want.mtu.filter(|m| now.is_none_or(|l| l.mtu != *m)) {
@@ -89,7 +94,7 @@ impl Wiring<'_> {
         if self.links.get(name).is_some_and(|l| l.kind != "bridge") {
             return Err(format!("device {name} exists and is not a bridge"));
         }
-        let want = Want { name, alias, create, mtu: Some(mtu), mac: None, master: None, up: true, mute: true };
+        let want = Want { name, alias, create, mtu: Some(mtu), mac: None, master: None, up: true, mute: true, no_arp: true };
         ensure(self.links, owner, &want, batch)
     }
 
@@ -117,17 +122,18 @@ impl Wiring<'_> {
         let mac = self.names.mac(&host);
         let create = format!("link add {host} address {mac} type veth peer name {peer}");
         // The peer first: when the host's end comes up, the path is complete.
-        let end = Want { name: &host, alias: alias.clone(), create, mtu: None, mac: None, master: None, up: true, mute: false };
+        let end = Want { name: &host, alias: alias.clone(), create, mtu: None, mac: None, master: None, up: true, mute: false, no_arp: false };
         ensure(self.links, owner, &end, batch)?;
         let link = Want {
             name: &peer,
             alias,
-            create: format!("link set dev {peer} up"),
+            create: format!("link set dev {peer} down"),
             mtu: None,
             mac: None,
             master: Some(bridge),
             up: true,
             mute: true,
+            no_arp: false,
         };
         ensure(self.links, owner, &link, batch)
     }
@@ -159,6 +165,7 @@ impl Wiring<'_> {
                     master: Some(&bridge),
                     up: true,
                     mute: true,
+            no_arp: false,
                 };
                 let stale = self.links.get(&name).is_some_and(|l| l.alias != want.alias);
                 if stale {
@@ -189,7 +196,7 @@ impl Wiring<'_> {
         let alias = self.names.alias("patch", &n.id);
         for (name, create, master) in [
             (&ours, format!("link add {ours} mtu {0} type veth peer name {theirs} mtu {0}", n.mtu), bridge),
-            (&theirs, format!("link set dev {theirs} up"), device),
+            (&theirs, format!("link set dev {theirs} down"), device),
         ] {
             let want = Want {
                 name,
@@ -200,6 +207,7 @@ impl Wiring<'_> {
                 master: Some(master),
                 up: true,
                 mute: true,
+            no_arp: false,
             };
             ensure(self.links, &n.id, &want, batch)?;
         }
@@ -226,7 +234,8 @@ impl Wiring<'_> {
     ) -> Outcome<()> {
         let create = format!("link add {name} mtu {mtu} type veth peer name {inner} netns {ns} address {mac} mtu {mtu}");
         let alias = self.names.alias("link", owner);
-        let want = Want { name, alias, create, mtu: Some(mtu), mac: None, master: Some(bridge), up: true, mute: true };
+        let want =
+            Want { name, alias, create, mtu: Some(mtu), mac: None, master: Some(bridge), up: true, mute: true, no_arp: false };
         ensure(self.links, owner, &want, batch)
     }
 
@@ -254,6 +263,7 @@ impl Wiring<'_> {
             master: Some(&bridge),
             up: p.admin_up,
             mute: true,
+            no_arp: false,
         };
         ensure(self.links, &p.id, &want, batch)
     }

@@ -52,6 +52,9 @@ struct Core {
     synced: bool,
     /// Objects that could not be made, with the reason; tried again by every pass.
     failed: BTreeMap<String, String>,
+    /// Parts that were left out of objects that work otherwise: refused DHCP options by network and
+    /// port.
+    refused: BTreeMap<String, BTreeMap<String, String>>,
     listeners: Option<Listeners>,
     /// Address sets in the kernel and their members as last loaded.
     sets: BTreeMap<String, Vec<IpAddr>>,
@@ -69,6 +72,7 @@ impl LinuxPlane {
             kept: kept.unwrap_or_default(),
             synced: false,
             failed: BTreeMap::new(),
+            refused: BTreeMap::new(),
             listeners: None,
             sets: BTreeMap::new(),
             insides: HashMap::new(),

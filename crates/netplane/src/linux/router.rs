@@ -119,7 +119,7 @@ pub(super) fn advertiser_dir(run_dir: &Path, router: &str) -> std::path::PathBuf
 /// The server that advertises the router's prefixes, if it has any.
 pub(super) fn advertiser(names: &Names, r: &Router, run_dir: &Path) -> Option<Server> {
     let mut conf = String::from(
-        "user=root\ngroup=root\nport=0\nno-resolv\nno-hosts\nbind-dynamic\nexcept-interface=lo\nleasefile-ro\nenable-ra\nquiet-ra\n\
+        "user=root\ngroup=root\nport=0\nno-resolv\nno-hosts\nbind-dynamic\nexcept-interface=lo\nleasefile-ro\nlog-facility=/dev/null\nenable-ra\nquiet-ra\n\
          quiet-dhcp6\n",
     );
     let mut any = false;

@@ -14,6 +14,7 @@ fn a_guest_gets_its_lease_and_only_its_own() {
             ("bootfile-name".into(), "pxelinux.0".into(), 4),
             ("bootfile-name".into(), "x\ndhcp-range=10.0.0.9,10.0.0.10".into(), 4),
         ];
+        let options = server.hosts[0].options.clone();
         let applied = plane.apply(&state(1, &[network("n", Some(server.clone()))], &[&a, &b], &[])).await.unwrap();
         assert_eq!(applied.ports_up, ["a", "b"]);
         assert!(applied.failed["a"].contains("bootfile-name"), "{:?}", applied.failed);
@@ -26,12 +27,21 @@ fn a_guest_gets_its_lease_and_only_its_own() {
         assert!(!none.contains("ip='"), "{none}");
         // The new host is known after a patch, without a restart of the server.
         let pid = std::fs::read_to_string(rig.config.run_dir.join("dhcp/n/pid")).unwrap();
+        let mut server = dhcp("10.0.0", &[&a, &b], false);
+        server.hosts[0].options = options;
         let mut patch = HostPatch { generation: 2, ..HostPatch::default() };
+        patch.networks.insert("n".into(), Some(network("n", Some(server))));
+        plane.patch(&patch).await.unwrap();
+        let got = lease(&gb, rig.dir.path()).await;
+        assert!(got.contains("ip='10.0.0.6'"), "{got}");
+        assert_eq!(std::fs::read_to_string(rig.config.run_dir.join("dhcp/n/pid")).unwrap(), pid);
+        // Options gone: the same host without them, and nothing to complain about.
+        let mut patch = HostPatch { generation: 3, ..HostPatch::default() };
         patch.networks.insert("n".into(), Some(network("n", Some(dhcp("10.0.0", &[&a, &b], false)))));
         let applied = plane.patch(&patch).await.unwrap();
         assert!(applied.failed.is_empty(), "{:?}", applied.failed);
-        assert!(lease(&gb, rig.dir.path()).await.contains("ip='10.0.0.6'"));
-        assert_eq!(std::fs::read_to_string(rig.config.run_dir.join("dhcp/n/pid")).unwrap(), pid);
+        let got = lease(&ga, rig.dir.path()).await;
+        assert!(got.contains("ip='10.0.0.5'") && !got.contains("pxelinux"), "{got}");
         plane.wipe().await.unwrap();
     });
 }

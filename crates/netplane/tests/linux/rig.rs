@@ -150,10 +150,10 @@ pub fn external(id: &str) -> Network {
 /// A DHCP server at `.2` of a /24 whose router is at `.1`.
 pub fn dhcp(prefix: &str, ports: &[&Port], metadata: bool) -> Dhcp {
     Dhcp {
-        port_id: format!("dhcp-{prefix}"),
+        port_id: format!("dhcp-{}", prefix.replace('.', "-")),
         mac: mac(240),
         subnets: vec![DhcpSubnet {
-            subnet_id: format!("sub-{prefix}"),
+            subnet_id: format!("sub-{}", prefix.replace('.', "-")),
             cidr: format!("{prefix}.0/24").parse().unwrap(),
             address: format!("{prefix}.2").parse().unwrap(),
             gateway: Some(format!("{prefix}.1").parse().unwrap()),
@@ -198,5 +198,27 @@ pub async fn lease(ns: &str, dir: &std::path::Path) -> String {
 
 /// Everything of the host that a plane may change, as text.
 pub fn snapshot() -> String {
-    sh("ip -o link | sed 's/^[0-9]*: //' | cut -d: -f1 | sort; ip netns; iptables-save | grep -v '^[#:]' ; ip6tables-save | grep -v '^[#:]'; ipset list -n; nft list tables bridge")
+    sh("ip -o link | sed 's/^[0-9]*: //' | cut -d: -f1 | sort; ip netns; iptables-save | grep -v '^[#:*C]' ; ip6tables-save | grep -v '^[#:*C]'; ipset list -n; nft list tables bridge")
+}
+
+/// Sends a request from inside a namespace and returns the whole answer.
+pub async fn http(ns: &str, to: &str, request: String) -> String {
+    let (ns, to) = (format!("/run/netns/{ns}"), to.to_string());
+    let exchange = move || {
+        use std::io::{Read, Write};
+        nix::sched::setns(std::fs::File::open(ns).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+        let mut stream = std::net::TcpStream::connect(to).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    // A thread of its own: it may not go back to the runtime from another namespace. The mounts are
+    // those of the spawning thread.
+    let thread = std::thread::spawn(exchange);
+    while !thread.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    thread.join().unwrap()
 }
