@@ -19,6 +19,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 const CACHE: &str = "_base";
+const SNAPSHOTS: &str = "_snapshots";
+/// A fetch that made no progress for so long, in seconds, is dead.
+const STALE_PART_S: i64 = 3600;
+/// Unused images and uncollected snapshots are kept this long, in seconds.
+const STALE_FILE_S: i64 = 86_400;
 
 /// The directory of all guests.
 pub struct Disks {
@@ -60,7 +65,35 @@ impl Disks {
     pub fn open(dir: PathBuf, env: Env) -> Result<Self> {
         make_dir(&dir, 0o711)?;
         make_dir(&dir.join(CACHE), 0o711)?;
-        Ok(Self { dir, env, locks: Mutex::default() })
+        let disks = Self { dir, env, locks: Mutex::default() };
+        disks.sweep()?;
+        Ok(disks)
+    }
+
+    /// Removes what crashes and time left: half-fetched images, forgotten snapshots, images no guest has used for a day.
+    pub fn sweep(&self) -> Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        let mut used = std::collections::HashSet::new();
+        for id in self.guests()? {
+            if let Some(RootDisk::Image { sha512, .. }) = self.stored_spec(&id)?.map(|s| s.root) {
+                used.extend(sha512.get(..40).map(str::to_ascii_lowercase));
+            }
+        }
+        let now = self.env.now().secs();
+        for sub in [CACHE, SNAPSHOTS] {
+            let Ok(entries) = std::fs::read_dir(self.dir.join(sub)) else { continue };
+            for entry in entries.flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let age = entry.metadata().map_or(0, |m| now.saturating_sub(m.mtime()));
+                let limit = if name.ends_with(".part") { STALE_PART_S } else { STALE_FILE_S };
+                let in_use = sub == CACHE && name.get(..40).is_some_and(|n| used.contains(n)) && !name.ends_with(".part");
+                if age > limit && !in_use {
+                    tracing::info!(file = %entry.path().display(), "removing a file nobody uses");
+                    std::fs::remove_file(entry.path()).map_err(io("remove", &entry.path()))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The files of one guest.
@@ -94,6 +127,9 @@ impl Disks {
         if !path.exists() {
             self.fetch(image_id, format, sha512, *size_bytes, &path, images).await?;
         }
+        // The time of the last use, for the sweep.
+        let used = std::time::UNIX_EPOCH + Duration::from_secs(u64::try_from(self.env.now().secs()).unwrap_or(0));
+        std::fs::File::open(&path).and_then(|f| f.set_modified(used)).map_err(io("touch", &path))?;
         blocking(move || base_of(path, if kind == "qcow2" { "qcow2" } else { "raw" })).await.map(Some)
     }
 
@@ -204,7 +240,7 @@ impl Disks {
 
     /// Free name for a temporary file on the guests' file system.
     pub fn scratch(&self, suffix: &str) -> Result<PathBuf> {
-        let dir = self.dir.join("_snapshots");
+        let dir = self.dir.join(SNAPSHOTS);
         make_dir(&dir, 0o700)?;
         Ok(dir.join(format!("{}{suffix}", self.env.uuid())))
     }

@@ -2,6 +2,8 @@
 //!
 //! Runs as root where `CAELUM_GUEST_IMAGE` names a qcow2 image whose serial console ends in a login prompt.
 
+#![allow(clippy::unwrap_used)]
+
 use async_trait::async_trait;
 use caelum_base::{Env, Result};
 use caelum_hypervisor::*;
@@ -107,7 +109,7 @@ async fn life(host: &LibvirtHost, dir: &Path, image: &Path, tap: &str) {
     let started = Instant::now();
     host.spawn(&s, &File(image.to_owned())).await.unwrap();
     eprintln!("t= first spawn {:?}", started.elapsed());
-    console(host, id, "login:", 1).await;
+    console(host, id, "boot-test login:", 1).await;
     eprintln!("t= login prompt {:?} after the spawn began", started.elapsed());
     let volume = hot_plug(host, id, dir, tap).await;
     let started = Instant::now();

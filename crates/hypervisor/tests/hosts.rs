@@ -1,5 +1,7 @@
 //! One contract for every kind of host, run over the simulated one and, where root, libvirt and QEMU are there, the real one.
 
+#![allow(clippy::unwrap_used)]
+
 use async_trait::async_trait;
 use caelum_base::{Env, ErrorKind, Result};
 use caelum_hypervisor::*;
@@ -222,7 +224,8 @@ async fn futures_lite<F: Future>(f: std::panic::AssertUnwindSafe<F>) -> std::res
 /// What only a real guest can show.
 async fn real_extras(host: &LibvirtHost, config: LibvirtConfig) {
     let image = boot_image();
-    let s = spec(&Env::system(), &image);
+    let mut s = spec(&Env::system(), &image);
+    s.extra_specs.insert("quota:cpu_shares".to_owned(), "512".to_owned());
     let started = Instant::now();
     host.spawn(&s, &Images(image.clone())).await.unwrap();
     eprintln!("t= spawn with cached image {:?}", started.elapsed());
@@ -233,6 +236,11 @@ async fn real_extras(host: &LibvirtHost, config: LibvirtConfig) {
     };
     tokio::time::timeout(WAIT, printed).await.expect("the guest prints on its serial port");
     eprintln!("t= printed after {:?}", started.elapsed());
+    let VncEndpoint::Unix { path } = host.vnc(&s.id).await.unwrap() else { panic!("a Unix socket") };
+    let mut banner = [0; 3];
+    tokio::io::AsyncReadExt::read_exact(&mut tokio::net::UnixStream::connect(path).await.unwrap(), &mut banner).await.unwrap();
+    assert_eq!(&banner, b"RFB");
+    daemon_dies(host, &config, &s.id).await;
     // A second host object over the same directory finds the same daemon and guest.
     let second = LibvirtHost::open(config, Env::system()).await.unwrap();
     assert_eq!(power(&second, &s.id).await, PowerState::Running);
@@ -249,4 +257,25 @@ async fn real_extras(host: &LibvirtHost, config: LibvirtConfig) {
     assert!(host.get(&other.id).await.unwrap().is_none());
     assert_eq!(host.audit(&HashSet::from([s.id.clone()]), false).await.unwrap(), Vec::<String>::new());
     host.destroy(&s.id).await.unwrap();
+}
+
+/// The daemon is killed: the guest does not notice, and the host starts another one by itself.
+async fn daemon_dies(host: &LibvirtHost, config: &LibvirtConfig, id: &str) {
+    let pid = std::fs::read_to_string(config.data_dir.join("libvirt/run/libvirtd.pid")).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap();
+    eprintln!("t= daemon {}", status.lines().filter(|l| l.starts_with("VmRSS") || l.starts_with("RssAnon")).collect::<Vec<_>>().join(" "));
+    let pid = nix::unistd::Pid::from_raw(pid.trim().parse().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let started = Instant::now();
+    let back = async {
+        loop {
+            match host.get(id).await {
+                Ok(Some(g)) if g.power == PowerState::Running => break,
+                Ok(other) => panic!("the guest is {other:?}"),
+                Err(e) => assert!(e.is_retryable(), "{e:?}"),
+            }
+        }
+    };
+    tokio::time::timeout(WAIT, back).await.expect("the daemon comes back");
+    eprintln!("t= daemon back after {:?}", started.elapsed());
 }

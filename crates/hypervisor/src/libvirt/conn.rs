@@ -125,10 +125,6 @@ impl Conn {
         Reader::new(&self.ask(p::CONNECT_GET_LIB_VERSION, Writer::new()).await?).u64()
     }
 
-    pub async fn hostname(&self) -> Result<String> {
-        Reader::new(&self.ask(p::CONNECT_GET_HOSTNAME, Writer::new()).await?).string()
-    }
-
     pub async fn capabilities(&self) -> Result<String> {
         Reader::new(&self.client.call(p::CONNECT_GET_CAPABILITIES, Writer::new(), OPEN_DEADLINE).await?).string()
     }

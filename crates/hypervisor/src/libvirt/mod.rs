@@ -18,7 +18,7 @@ mod xdr;
 pub(crate) mod xml;
 mod xml_read;
 
-use crate::disk::Disks;
+use crate::disk::{Base, Disks};
 use crate::{
     GuestEvent, GuestObserved, GuestSpec, HostInfo, Hypervisor, ImageSource, Nic, PowerAction, PowerState, RootDisk, VncEndpoint,
     VolumeDisk,
@@ -71,6 +71,7 @@ struct Inner {
     events: broadcast::Sender<GuestEvent>,
     locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     cpu_info: tokio::sync::OnceCell<serde_json::Value>,
+    busy: Mutex<HashMap<String, Busy>>,
 }
 
 impl Drop for LibvirtHost {
@@ -112,6 +113,7 @@ impl LibvirtHost {
             events,
             locks: Mutex::default(),
             cpu_info: tokio::sync::OnceCell::new(),
+            busy: Mutex::default(),
         });
         inner.conn.hypervisor_version().await?;
         let watcher = tokio::spawn(watch::run(inner.clone()));
@@ -134,6 +136,34 @@ impl LibvirtHost {
             daemon::end_reaper(&self.inner.daemon.dir).await;
         }
         Ok(())
+    }
+}
+
+/// Work of ours that shows in a guest's state without being news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Busy {
+    /// Its QEMU is killed: that is no crash.
+    Dying,
+    /// Paused for a moment.
+    Snapshot,
+}
+
+/// Marks a guest busy as long as it lives.
+struct Mark<'a> {
+    inner: &'a Inner,
+    id: &'a str,
+}
+
+impl<'a> Mark<'a> {
+    fn new(inner: &'a Inner, id: &'a str, busy: Busy) -> Self {
+        inner.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), busy);
+        Self { inner, id }
+    }
+}
+
+impl Drop for Mark<'_> {
+    fn drop(&mut self) {
+        self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(self.id);
     }
 }
 
@@ -166,18 +196,48 @@ impl Inner {
     async fn spawn(&self, spec: &GuestSpec, images: &dyn ImageSource) -> Result<()> {
         // Checked before anything is made: a spec no host can run leaves nothing behind.
         xml::domain(spec, &self.disks.paths(&spec.id)?, &self.facts)?;
-        let base = self.disks.base(&spec.root, images).await?;
+        // Fetched without the lock: a delete does not wait for an image.
+        let mut base = None;
+        if self.disks.stored_spec(&spec.id)?.is_none() {
+            base = self.disks.base(&spec.root, images).await?;
+        }
         let lock = self.lock(&spec.id);
         let _held = lock.lock().await;
-        let stored = self.disks.stored_spec(&spec.id)?;
-        if stored.as_ref() != Some(spec) || self.conn.lookup(&spec.id).await?.is_none() {
-            if stored.is_none() {
-                self.remove_domain(&spec.id).await?;
-                self.disks.make(spec, base).await?;
+        match self.disks.stored_spec(&spec.id)? {
+            Some(stored) if stored == *spec => match self.conn.lookup(&spec.id).await? {
+                Some(domain) if spec.running => self.start(&domain).await,
+                Some(_) => Ok(()),
+                None => self.apply(spec).await,
+            },
+            // It existed before, so its disks stay even when it cannot be started now.
+            Some(_) => self.apply(spec).await,
+            None => {
+                if base.is_none() {
+                    base = self.disks.base(&spec.root, images).await?;
+                }
+                self.spawn_new(spec, base).await
             }
-            return self.apply(spec).await;
         }
-        if spec.running { self.start(&self.domain(&spec.id).await?).await } else { Ok(()) }
+    }
+
+    /// Makes a guest that was not there; on error nothing of it is left.
+    async fn spawn_new(&self, spec: &GuestSpec, base: Option<Base>) -> Result<()> {
+        let made = async {
+            self.remove_domain(&spec.id).await?;
+            self.disks.make(spec, base).await?;
+            let domain = self.define(spec).await?;
+            if spec.running { self.conn.create(&domain).await } else { Ok(()) }
+        };
+        let Err(e) = made.await else { return Ok(()) };
+        tracing::warn!(guest = spec.id, error = %e.chain(), "spawn failed, its parts are removed");
+        let removed = match self.remove_domain(&spec.id).await {
+            Ok(()) => self.disks.remove(&spec.id).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = removed {
+            tracing::error!(guest = spec.id, error = %e.chain(), "parts of a failed spawn are left for the audit");
+        }
+        Err(e)
     }
 
     /// Defines the guest as described over its existing files and gives it its power state.
@@ -203,8 +263,30 @@ impl Inner {
     async fn destroy(&self, id: &str) -> Result<()> {
         let lock = self.lock(id);
         let _held = lock.lock().await;
+        let _mark = Mark::new(self, id, Busy::Dying);
+        if let Some(domain) = self.conn.lookup(id).await? {
+            self.kill_without_flush(&domain).await?;
+        }
         self.remove_domain(id).await?;
         self.disks.remove(id).await
+    }
+
+    /// Kills QEMU at once where all its disks are about to be removed anyway: ended politely it first writes
+    /// its caches to the disk, which takes seconds on a busy host. Guests with volumes end politely.
+    async fn kill_without_flush(&self, domain: &Domain) -> Result<()> {
+        if self.config.socket.is_some() || !xml_read::ours(&self.conn.xml(domain, false).await?, "vol").is_empty() {
+            return Ok(());
+        }
+        let pid_file = self.daemon.dir.join("run/qemu").join(format!("{}.pid", domain.name));
+        let Some(pid) = tokio::fs::read_to_string(pid_file).await.ok().and_then(|t| t.trim().parse::<i32>().ok()) else {
+            return Ok(());
+        };
+        let command = tokio::fs::read(format!("/proc/{pid}/cmdline")).await.unwrap_or_default();
+        if pid > 1 && String::from_utf8_lossy(&command).contains(&domain.guest_id()) {
+            // It may have ended by itself.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+        Ok(())
     }
 
     async fn observe(&self, domain: &Domain) -> Result<GuestObserved> {
@@ -251,6 +333,7 @@ impl Inner {
         let copy = self.disks.scratch(".overlay")?;
         // QEMU writes its caches into the file when it pauses. Only the overlay has to be copied
         // meanwhile: what it stands on never changes.
+        let _mark = Mark::new(self, id, Busy::Snapshot);
         let running = self.conn.state(&domain).await?.0 == conn::state::RUNNING;
         if running {
             self.conn.suspend(&domain).await?;
@@ -286,6 +369,9 @@ impl Inner {
     }
 
     async fn audit(&self, known: &HashSet<String>, heal: bool) -> Result<Vec<String>> {
+        if heal {
+            self.disks.sweep()?;
+        }
         let domains: HashSet<String> = self.our_domains().await?.iter().map(Domain::guest_id).collect();
         let dirs: HashSet<String> = self.disks.guests()?.into_iter().collect();
         let mut all: Vec<&String> = domains.union(&dirs).filter(|id| !known.contains(*id)).collect();
@@ -315,16 +401,7 @@ impl Hypervisor for LibvirtHost {
     }
 
     async fn spawn(&self, spec: &GuestSpec, images: &dyn ImageSource) -> Result<()> {
-        let known = self.inner.disks.stored_spec(&spec.id)?.is_some();
-        let out = self.inner.spawn(spec, images).await;
-        if let (Err(e), false) = (&out, known) {
-            // A guest that existed before keeps its disks even when it cannot be started now.
-            tracing::warn!(guest = spec.id, error = %e.chain(), "spawn failed, its parts are removed");
-            if let Err(e) = self.inner.destroy(&spec.id).await {
-                tracing::error!(guest = spec.id, error = %e.chain(), "parts of a failed spawn are left for the audit");
-            }
-        }
-        out
+        self.inner.spawn(spec, images).await
     }
 
     async fn destroy(&self, guest_id: &str) -> Result<()> {

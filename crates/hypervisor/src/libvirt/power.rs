@@ -14,6 +14,14 @@ const LOOK: Duration = Duration::from_secs(1);
 /// `virDomainShutoffReason`: the guest crashed.
 const SHUTOFF_CRASHED: i32 = 3;
 
+/// `virDomainPausedReason`.
+mod paused {
+    pub const SAVING: i32 = 3;
+    pub const SHUTTING_DOWN: i32 = 8;
+    pub const CRASHED: i32 = 10;
+    pub const STARTING: i32 = 11;
+}
+
 fn wrong_state(verb: &str, domain: &Domain, power: PowerState) -> Error {
     Error::conflict(format!("Cannot '{verb}' instance {} while its power state is {power:?}.", domain.guest_id()))
 }
@@ -24,7 +32,12 @@ impl Inner {
         Ok(match now {
             // A guest that shuts down still runs until QEMU has ended.
             state::RUNNING | state::BLOCKED | state::SHUTDOWN => PowerState::Running,
-            state::PAUSED => PowerState::Paused,
+            state::PAUSED => match reason {
+                paused::SAVING | paused::STARTING => PowerState::NoState,
+                paused::SHUTTING_DOWN => PowerState::Running,
+                paused::CRASHED => PowerState::Crashed,
+                _ => PowerState::Paused,
+            },
             state::PMSUSPENDED => PowerState::Suspended,
             state::CRASHED => PowerState::Crashed,
             state::SHUTOFF if reason == SHUTOFF_CRASHED => PowerState::Crashed,

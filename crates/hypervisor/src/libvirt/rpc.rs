@@ -41,7 +41,6 @@ const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Procedure numbers of libvirt's remote program (its stable wire interface).
 pub mod procedure {
     pub const CONNECT_OPEN: u32 = 1;
-    pub const CONNECT_CLOSE: u32 = 2;
     pub const CONNECT_GET_VERSION: u32 = 4;
     pub const NODE_GET_INFO: u32 = 6;
     pub const CONNECT_GET_CAPABILITIES: u32 = 7;
@@ -50,7 +49,6 @@ pub mod procedure {
     pub const DOMAIN_REBOOT: u32 = 27;
     pub const DOMAIN_RESUME: u32 = 28;
     pub const DOMAIN_SUSPEND: u32 = 34;
-    pub const CONNECT_GET_HOSTNAME: u32 = 59;
     pub const AUTH_LIST: u32 = 66;
     pub const CONNECT_GET_LIB_VERSION: u32 = 157;
     pub const DOMAIN_ATTACH_DEVICE_FLAGS: u32 = 160;
@@ -71,7 +69,8 @@ pub mod procedure {
     pub const EVENT_REBOOT: u32 = 319;
     pub const EVENT_DEVICE_REMOVED: u32 = 333;
     pub const DOMAIN_DEFINE_XML_FLAGS: u32 = 350;
-    pub const EVENT_DEVICE_REMOVAL_FAILED: u32 = 367;
+    #[cfg(test)]
+    pub const CONNECT_CLOSE: u32 = 2;
 }
 
 /// One message the daemon sent unasked: its procedure and body.
@@ -87,6 +86,7 @@ struct Shared {
     /// `None` once the socket is dead: nobody may wait on it any more.
     waiting: StdMutex<Option<Waiting>>,
     events: broadcast::Sender<RawEvent>,
+    lost: Arc<tokio::sync::Notify>,
 }
 
 struct Connection {
@@ -118,6 +118,7 @@ impl Shared {
             // The caller may have given up at its deadline.
             let _ = waiter.send(Err(gone(why)));
         }
+        self.lost.notify_one();
     }
 }
 
@@ -139,6 +140,7 @@ pub struct Client {
     link: Mutex<Link>,
     serial: std::sync::atomic::AtomicU32,
     events: broadcast::Sender<RawEvent>,
+    lost: Arc<tokio::sync::Notify>,
     /// Event ids registered on every new connection.
     event_ids: &'static [u32],
 }
@@ -147,7 +149,7 @@ impl Client {
     pub fn new(socket: PathBuf, uri: &str, event_ids: &'static [u32]) -> Self {
         let (events, _) = broadcast::channel(4096);
         let serial = std::sync::atomic::AtomicU32::new(1);
-        Self { socket, uri: uri.to_owned(), link: Mutex::default(), serial, events, event_ids }
+        Self { socket, uri: uri.to_owned(), link: Mutex::default(), serial, events, lost: Arc::default(), event_ids }
     }
 
     /// Messages the daemon sends unasked.
@@ -165,6 +167,11 @@ impl Client {
             Ok(r) => r,
             Err(_) => Err(Error::timeout("The host's libvirt daemon did not answer in time.").caused_by(format!("procedure {procedure}"))),
         }
+    }
+
+    /// Returns when a connection was lost since the last call.
+    pub async fn lost(&self) {
+        self.lost.notified().await;
     }
 
     /// Whether a connection is open now; does not try.
@@ -200,7 +207,7 @@ impl Client {
             Err(_) => return Err(gone("connect timed out")),
         };
         let (read, write) = stream.into_split();
-        let shared = Arc::new(Shared { waiting: StdMutex::new(Some(Waiting::new())), events: self.events.clone() });
+        let shared = Arc::new(Shared { waiting: StdMutex::new(Some(Waiting::new())), events: self.events.clone(), lost: self.lost.clone() });
         let writer = Arc::new(Mutex::new(write));
         let reader = tokio::spawn(read_loop(read, writer.clone(), shared.clone()));
         let connection = Connection { writer, shared, reader };

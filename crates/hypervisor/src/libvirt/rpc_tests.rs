@@ -8,8 +8,7 @@ const WAIT: Duration = Duration::from_secs(5);
 /// ping, an event and the end of the connection on request (`CONNECT_CLOSE`).
 async fn fake_daemon(listener: UnixListener) {
     while let Ok((mut stream, _)) = listener.accept().await {
-        loop {
-            let Ok(length) = stream.read_u32().await else { break };
+        while let Ok(length) = stream.read_u32().await {
             let mut rest = vec![0; length as usize - 4];
             stream.read_exact(&mut rest).await.unwrap();
             let mut r = Reader::new(&rest);

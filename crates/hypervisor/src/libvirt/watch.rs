@@ -6,16 +6,16 @@
 use super::conn::Domain;
 use super::rpc::{RawEvent, procedure};
 use super::xdr::Reader;
-use super::{Inner, PowerState, daemon};
+use super::{Busy, Inner, PowerState, daemon};
 use crate::GuestEvent;
 use caelum_base::Result;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 
-/// Life cycle, reboot, device removed, device removal failed (`virDomainEventID`).
-pub const EVENT_IDS: &[u32] = &[0, 1, 15, 22];
+/// Life cycle, reboot, device removed (`virDomainEventID`).
+pub const EVENT_IDS: &[u32] = &[0, 1, 15];
 const CHECK_EVERY: Duration = Duration::from_secs(3);
 /// A console log longer than this is cut; its end is kept.
 const LOG_MAX: u64 = 4 << 20;
@@ -56,6 +56,7 @@ pub async fn run(inner: Arc<Inner>) {
                 Err(RecvError::Lagged(_)) => look_at_all(&inner, &mut last, true).await,
                 Err(RecvError::Closed) => return,
             },
+            () = inner.conn.client.lost() => reconnect(&inner, &mut last).await,
             _ = tick.tick() => {
                 cut_logs(&inner).await;
                 if inner.conn.client.is_connected().await { Ok(()) } else { reconnect(&inner, &mut last).await }
@@ -68,6 +69,9 @@ pub async fn run(inner: Arc<Inner>) {
 }
 
 async fn reconnect(inner: &Inner, last: &mut HashMap<String, PowerState>) -> Result<()> {
+    if inner.conn.client.is_connected().await {
+        return look_at_all(inner, last, true).await;
+    }
     if inner.config.socket.is_none() {
         daemon::ensure(&inner.daemon, &inner.env).await?;
     }
@@ -104,6 +108,9 @@ async fn look(inner: &Inner, last: &mut HashMap<String, PowerState>, domain: &Do
         return Ok(());
     }
     let power = match inner.power_state(domain).await {
+        // Between two states; the next one brings its own message.
+        Ok(PowerState::NoState) => return Ok(()),
+        Ok(_) if busy(inner, &id) == Some(Busy::Snapshot) => return Ok(()),
         Ok(p) => p,
         Err(e) if e.is_not_found() => {
             if last.remove(&id).is_some_and(|p| p != PowerState::Shutdown) {
@@ -121,7 +128,12 @@ async fn look(inner: &Inner, last: &mut HashMap<String, PowerState>, domain: &Do
     Ok(())
 }
 
+fn busy(inner: &Inner, id: &str) -> Option<Busy> {
+    inner.busy.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied()
+}
+
 fn announce(inner: &Inner, id: &str, power: PowerState) {
+    let power = if busy(inner, id) == Some(Busy::Dying) { PowerState::Shutdown } else { power };
     // Without a receiver nobody wants to know yet.
     let _ = inner.events.send(GuestEvent { id: id.to_owned(), power, at: inner.env.now() });
 }
