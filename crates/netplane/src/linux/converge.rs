@@ -6,11 +6,12 @@ use super::firewall::{self, Plan};
 use super::inside::{Device, Inside};
 use super::links::{self, Links, Wiring, bridge_of};
 use super::metadata::Scope;
-use super::{Core, dhcp, netlink, router, validate};
+use super::{Core, conntrack, dhcp, netlink, router, validate};
 use crate::{Applied, Dhcp, HostPatch, HostState, Network, NetworkKind, PhysicalNetwork, Port, Router};
 use caelum_base::{Error, Result};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Mutex;
 
@@ -216,7 +217,53 @@ impl Core {
         failed.extend(closed.iter().map(|(id, why)| (id.clone(), why.clone())));
         self.wire(new, work, &now, &closed, failed);
         self.insides(old, new, work, failed);
+        self.cut_flows(old, new, work);
         self.retire_sets(new)
+    }
+
+    /// Ends connections that the change no longer allows. A failure is logged: the filters already
+    /// refuse new ones.
+    fn cut_flows(&self, old: &HostState, new: &HostState, work: &Work) {
+        let mut ends: BTreeSet<(u16, IpAddr)> = BTreeSet::new();
+        let shrunk: BTreeSet<&String> = old
+            .groups
+            .iter()
+            .filter(|(id, was)| was.iter().any(|a| !new.groups.get(*id).is_some_and(|now| now.contains(a))))
+            .map(|(id, _)| id)
+            .collect();
+        for was in old.ports.values().filter(|p| p.port_security || !new.ports.contains_key(&p.id)) {
+            if shrunk.is_empty() && new.ports.get(&was.id) == Some(was) {
+                continue;
+            }
+            let loses = match new.ports.get(&was.id) {
+                None => true,
+                Some(now) => {
+                    now.port_security && was.rules.iter().any(|r| !now.rules.contains(r))
+                        || was.addresses.iter().any(|a| !now.addresses.contains(a))
+                        || was.rules.iter().filter_map(|r| r.remote_group.as_ref()).any(|g| shrunk.contains(g))
+                }
+            };
+            // A network that went took its zone along; so did its bridge, and nothing passes.
+            let Some(zone) = self.kept.zones.get(&was.network_id).copied().filter(|_| loses) else { continue };
+            ends.extend(was.addresses.iter().map(|a| (zone, *a)));
+        }
+        if !ends.is_empty() {
+            match conntrack::cut(|f| f.zone != 0 && (ends.contains(&(f.zone, f.original.0)) || ends.contains(&(f.zone, f.original.1)))) {
+                Ok(n) => tracing::debug!(flows = n, "connections cut"),
+                Err(why) => tracing::warn!(reason = %why, "connections cannot be cut"),
+            }
+        }
+        for id in &work.routers {
+            let (Some(was), Some(now)) = (old.routers.get(id), new.routers.get(id)) else { continue };
+            let gone: Vec<_> = was.floating_ips.iter().filter(|f| !now.floating_ips.contains(f)).map(|f| f.floating).collect();
+            if gone.is_empty() {
+                continue;
+            }
+            let touched = |f: &conntrack::Flow| gone.iter().any(|a| f.has(*a) || f.reply.0 == *a || f.reply.1 == *a);
+            if let Err(why) = exec::in_ns(&self.names.ns_router(id), || conntrack::cut(touched)) {
+                tracing::warn!(router = %id, reason = %why, "connections cannot be cut");
+            }
+        }
     }
 
     /// Settings of the host itself that bridged filtering and routing need.

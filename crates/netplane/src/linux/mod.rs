@@ -9,6 +9,7 @@
 //! So a tap is never up without its filters, and filters go after their tap.
 
 mod audit;
+mod conntrack;
 mod converge;
 mod dhcp;
 mod dnsmasq;

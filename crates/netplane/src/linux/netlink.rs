@@ -10,12 +10,12 @@ use nix::sys::socket::{
 };
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 const RTM_GETLINK: u16 = 18;
 const RTM_GETADDR: u16 = 22;
 const RTM_GETROUTE: u16 = 26;
-const NLM_F_REQUEST_DUMP: u16 = 0x301;
+pub(super) const NLM_F_REQUEST_DUMP: u16 = 0x301;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const HEADER: usize = 16;
@@ -58,17 +58,17 @@ pub(super) struct Route {
     pub v6: bool,
 }
 
-type Attrs<'a> = HashMap<u16, &'a [u8]>;
+pub(super) type Attrs<'a> = HashMap<u16, &'a [u8]>;
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-fn attrs(mut bytes: &[u8]) -> Attrs<'_> {
+pub(super) fn attrs(mut bytes: &[u8]) -> Attrs<'_> {
     let mut out = HashMap::new();
     while let (Some(len), Some(kind)) = (u16_at(bytes, 0), u16_at(bytes, 2)) {
         let len = usize::from(len);
@@ -85,7 +85,7 @@ fn text(value: Option<&&[u8]>) -> String {
     value.map(|v| String::from_utf8_lossy(v).trim_end_matches('\0').to_string()).unwrap_or_default()
 }
 
-fn ip(value: Option<&&[u8]>) -> Option<IpAddr> {
+pub(super) fn ip(value: Option<&&[u8]>) -> Option<IpAddr> {
     let value: &[u8] = value?;
     match value.len() {
         4 => Some(IpAddr::from(<[u8; 4]>::try_from(value).ok()?)),
@@ -94,20 +94,46 @@ fn ip(value: Option<&&[u8]>) -> Option<IpAddr> {
     }
 }
 
-fn dump(kind: u16, body: usize, mut each: impl FnMut(&[u8], &Attrs<'_>)) -> Outcome<()> {
-    let fail = |e: nix::Error| format!("netlink: {e}");
-    let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)
-        .map_err(fail)?;
+/// A netlink message: header, a fixed part of zeros but for its first byte, attributes.
+pub(super) fn message(kind: u16, flags: u16, body: usize, family: u8, attributes: &[u8]) -> Outcome<Vec<u8>> {
+    let total = u32::try_from(HEADER + body + attributes.len()).map_err(|e| e.to_string())?;
+    let mut out = Vec::with_capacity(HEADER + body + attributes.len());
+    out.extend(total.to_ne_bytes());
+    out.extend(kind.to_ne_bytes());
+    out.extend(flags.to_ne_bytes());
+    out.extend([0; 8]);
+    out.resize(HEADER + body, 0);
+    if let Some(first) = out.get_mut(HEADER) {
+        *first = family;
+    }
+    out.extend(attributes);
+    Ok(out)
+}
+
+/// Opens a netlink socket in the calling thread's namespace.
+pub(super) fn open(protocol: SockProtocol) -> Outcome<OwnedFd> {
+    let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).map_err(fail)?;
     // Large dumps need room; a refusal only costs speed.
     let _ = setsockopt(&fd, sockopt::RcvBuf, &(1 << 20));
-    let mut request = Vec::with_capacity(HEADER + body);
-    let total = u32::try_from(HEADER + body).map_err(|e| e.to_string())?;
-    request.extend(total.to_ne_bytes());
-    request.extend(kind.to_ne_bytes());
-    request.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
-    request.extend([0; 8]);
-    request.resize(HEADER + body, 0);
-    sendto(fd.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty()).map_err(fail)?;
+    Ok(fd)
+}
+
+fn fail(e: nix::Error) -> String {
+    format!("netlink: {e}")
+}
+
+pub(super) fn send(fd: &OwnedFd, request: &[u8]) -> Outcome<()> {
+    sendto(fd.as_raw_fd(), request, &NetlinkAddr::new(0, 0), MsgFlags::empty()).map_err(fail).map(drop)
+}
+
+fn dump(kind: u16, body: usize, each: impl FnMut(&[u8], &Attrs<'_>)) -> Outcome<()> {
+    let fd = open(SockProtocol::NetlinkRoute)?;
+    send(&fd, &message(kind, NLM_F_REQUEST_DUMP, body, 0, &[])?)?;
+    answers(&fd, body, each)
+}
+
+/// Reads the answers to a request up to its end, or to its acknowledgement.
+pub(super) fn answers(fd: &OwnedFd, body: usize, mut each: impl FnMut(&[u8], &Attrs<'_>)) -> Outcome<()> {
     let mut buffer = vec![0; 256 * 1024];
     loop {
         let n = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()).map_err(fail)?;
@@ -117,7 +143,10 @@ fn dump(kind: u16, body: usize, mut each: impl FnMut(&[u8], &Attrs<'_>)) -> Outc
             let Some(message) = rest.get(HEADER..len) else { return Err("netlink: short message".to_string()) };
             match kind {
                 NLMSG_DONE => return Ok(()),
-                NLMSG_ERROR => return Err("netlink: the kernel refused the dump".to_string()),
+                NLMSG_ERROR => {
+                    let code = u32_at(message, 0).map_or(0, |c| i32::from_ne_bytes(c.to_ne_bytes()));
+                    return if code == 0 { Ok(()) } else { Err(fail(nix::Error::from_raw(-code))) };
+                }
                 _ => {
                     if let (Some(head), Some(tail)) = (message.get(..body), message.get(body..)) {
                         each(head, &attrs(tail));

@@ -4,4 +4,5 @@
 mod layer2;
 mod life;
 mod rig;
+mod reach;
 mod routing;

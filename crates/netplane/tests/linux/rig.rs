@@ -201,24 +201,31 @@ pub fn snapshot() -> String {
     sh("ip -o link | sed 's/^[0-9]*: //' | cut -d: -f1 | sort; ip netns; iptables-save | grep -v '^[#:*C]' ; ip6tables-save | grep -v '^[#:*C]'; ipset list -n; nft list tables bridge")
 }
 
+/// Runs blocking work on a thread inside a namespace while the runtime goes on.
+pub async fn inside<T: Send + 'static>(ns: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let ns = format!("/run/netns/{ns}");
+    // A thread of its own: it may not go back to the runtime from another namespace.
+    let thread = std::thread::spawn(move || {
+        nix::sched::setns(std::fs::File::open(ns).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    });
+    while !thread.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    thread.join().unwrap()
+}
+
 /// Sends a request from inside a namespace and returns the whole answer.
 pub async fn http(ns: &str, to: &str, request: String) -> String {
-    let (ns, to) = (format!("/run/netns/{ns}"), to.to_string());
-    let exchange = move || {
+    let to = to.to_string();
+    inside(ns, move || {
         use std::io::{Read, Write};
-        nix::sched::setns(std::fs::File::open(ns).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
         let mut stream = std::net::TcpStream::connect(to).unwrap();
         stream.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
-    };
-    // A thread of its own: it may not go back to the runtime from another namespace. The mounts are
-    // those of the spawning thread.
-    let thread = std::thread::spawn(exchange);
-    while !thread.is_finished() {
-        tokio::task::yield_now().await;
-    }
-    thread.join().unwrap()
+    })
+    .await
 }

@@ -1,0 +1,107 @@
+//! What crosses hosts, IPv6 from the router, and connections that a change must end.
+
+use crate::rig::*;
+use caelum_netplane::*;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+#[test]
+fn taking_a_rule_away_ends_what_it_let_in() {
+    on_host("ct", |rig| async move {
+        let plane = LinuxPlane::new(rig.config.clone());
+        let a = port("a", "n", 1, "10.0.0.5");
+        let mut b = port("b", "n", 2, "10.0.0.6");
+        b.rules.push(Rule { port_min: Some(7000), port_max: Some(7000), ..rule(true, Some("tcp")) });
+        let (ga, gb) = (guest(&a, Some("10.0.0.5/24"), None), guest(&b, Some("10.0.0.6/24"), None));
+        plane.apply(&state(1, &[network("n", None)], &[&a, &b], &[])).await.unwrap();
+        let listener = inside(&gb, || TcpListener::bind("10.0.0.6:7000").unwrap()).await;
+        let mut client = inside(&ga, || TcpStream::connect("10.0.0.6:7000").unwrap()).await;
+        let (mut server, _) = listener.accept().unwrap();
+        server.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
+        let mut byte = [0];
+        client.write_all(b"1").unwrap();
+        server.read_exact(&mut byte).unwrap();
+        b.rules.pop();
+        let mut patch = HostPatch { generation: 2, ..HostPatch::default() };
+        patch.ports.insert("b".into(), Some(b));
+        plane.patch(&patch).await.unwrap();
+        client.write_all(b"2").unwrap();
+        assert!(server.read_exact(&mut byte).is_err(), "the established connection is cut");
+        plane.wipe().await.unwrap();
+    });
+}
+
+#[test]
+fn a_guest_makes_its_address_from_the_routers_advertisement() {
+    on_host("ra", |rig| async move {
+        let plane = LinuxPlane::new(rig.config.clone());
+        let mut a = port("a", "n", 1, "2001:db8:1:0:f816:3eff:fe00:1");
+        a.rules.push(Rule { ip_version: 6, ..rule(false, None) });
+        let ga = guest(&a, None, None);
+        let r = Router {
+            id: "r".into(),
+            admin_up: true,
+            interfaces: vec![RouterInterface {
+                port_id: "ri".into(),
+                network_id: "n".into(),
+                mac: mac(200),
+                addresses: vec!["2001:db8:1::1/64".parse().unwrap()],
+                advertise: vec![("2001:db8:1::/64".parse().unwrap(), "slaac".into())],
+            }],
+            gateway: None,
+            floating_ips: vec![],
+            routes: vec![],
+        };
+        let applied = plane.apply(&state(1, &[network("n", None)], &[&a], &[&r])).await.unwrap();
+        assert!(applied.failed.is_empty(), "{:?}", applied.failed);
+        sh(&format!("ip -n {ga} link set eth0 down; ip -n {ga} link set eth0 up"));
+        let end = Instant::now() + Duration::from_secs(20);
+        while !sh(&format!("ip -n {ga} -6 addr show dev eth0")).contains("2001:db8:1:0:f816:3eff:fe00:1/64") {
+            assert!(Instant::now() < end, "no address from the advertisement");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(reaches(&ga, "2001:db8:1::1"));
+        plane.wipe().await.unwrap();
+    });
+}
+
+#[test]
+fn a_vxlan_network_spans_two_hosts() {
+    on_host("va", |rig| async move {
+        sh("ip netns add other && ip link add u0 type veth peer name u1 netns other && ip addr add 192.0.2.1/24 dev u0 && ip link set u0 up");
+        sh("ip -n other addr add 192.0.2.2/24 dev u1 && ip -n other link set u1 up && ip -n other link set lo up");
+        let vxlan = |local: &str, peer: &str| Network {
+            id: "n".into(),
+            kind: NetworkKind::Vxlan {
+                vni: 1001,
+                local: Some(local.parse().unwrap()),
+                peers: vec![local.parse().unwrap(), peer.parse().unwrap()],
+            },
+            mtu: 1450,
+            dhcp: None,
+        };
+        let (mut a, mut b) = (port("a", "n", 1, "10.0.0.5"), port("b", "n", 2, "10.0.0.6"));
+        for p in [&mut a, &mut b] {
+            p.rules.push(rule(true, Some("icmp")));
+        }
+        let (ga, _) = (guest(&a, Some("10.0.0.5/24"), None), guest(&b, Some("10.0.0.6/24"), None));
+        sh("ip link set tapb netns other");
+        let plane = LinuxPlane::new(rig.config.clone());
+        let applied = plane.apply(&state(1, &[vxlan("192.0.2.1", "192.0.2.2")], &[&a], &[])).await.unwrap();
+        assert!(applied.failed.is_empty(), "{:?}", applied.failed);
+        let mut config = rig.config.clone();
+        config.tag = "vb".into();
+        config.run_dir = rig.dir.path().join("other");
+        config.physical.clear();
+        let wanted = state(1, &[vxlan("192.0.2.2", "192.0.2.1")], &[&b], &[]);
+        let apply = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let applied = runtime.block_on(LinuxPlane::new(config).apply(&wanted)).unwrap();
+            assert!(applied.failed.is_empty(), "{:?}", applied.failed);
+        };
+        inside("other", apply).await;
+        assert!(reaches(&ga, "10.0.0.6"), "across the tunnel");
+        plane.wipe().await.unwrap();
+    });
+}
