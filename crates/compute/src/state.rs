@@ -56,6 +56,8 @@ pub struct State {
     pub flows: Flows<State>,
     pub images: Cache<ImageFacts>,
     pub networks: Cache<Network>,
+    /// Servers whose ports were compared with the network service a moment ago.
+    pub network_checked: Cache<()>,
     /// Woken when the network service says that a port changed.
     pub port_events: Notify,
     pub(crate) views: RwLock<BTreeMap<String, HostView>>,
@@ -69,6 +71,7 @@ impl State {
         Self {
             images: Cache::new(env.clone(), CACHE_AGE),
             networks: Cache::new(env.clone(), CACHE_AGE),
+            network_checked: Cache::new(env.clone(), Duration::from_secs(3)),
             port_events: Notify::new(),
             views: RwLock::default(),
             tokens: Mutex::default(),

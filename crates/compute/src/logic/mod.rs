@@ -1,8 +1,17 @@
 //! What compute's operations mean, free of HTTP and microversions.
 
+pub mod bdm;
+pub mod create;
+pub mod delete;
+pub mod netinfo;
+pub mod nics;
 pub mod config_drive;
+pub mod extra_specs;
+pub mod flavors;
 pub mod guest;
 pub mod images;
+pub mod keys;
 pub mod network;
 pub mod scheduler;
 pub mod volumes;
+pub mod x509;

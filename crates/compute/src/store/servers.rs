@@ -292,7 +292,7 @@ impl Record for Server {
             self.name.as_str().into(),
             self.hostname.as_str().into(),
             (&self.host).into(),
-            self.image.as_ref().map(|i| i.id.as_str()).into(),
+            self.image.as_ref().map(|i| i.id.as_str()).filter(|id| !id.is_empty()).into(),
             self.flavor.id.as_str().into(),
             (&self.group_id).into(),
             self.state.name().into(),
