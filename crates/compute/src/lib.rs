@@ -15,6 +15,7 @@ pub mod api;
 pub mod cache;
 pub mod flows;
 pub mod logic;
+pub mod metadata;
 pub mod reconcile;
 mod state;
 pub mod store;
@@ -105,6 +106,11 @@ impl Service {
         self.api.operations().to_vec()
     }
 
+    /// The metadata service, which the network's proxies reach; it takes no tokens.
+    pub fn metadata(&self) -> Arc<dyn HttpService> {
+        Arc::new(metadata::MetadataService::new(self.state.clone()))
+    }
+
     pub fn state(&self) -> &Arc<State> {
         &self.state
     }
@@ -128,3 +134,6 @@ pub async fn start(deps: Deps) -> Result<Service> {
     let tasks = reconcile::spawn(&state, &deps.node);
     Ok(Service { api, state, tasks: std::sync::Mutex::new(tasks) })
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,11 +3,12 @@
 #![allow(dead_code)]
 
 use async_trait::async_trait;
-use caelum_base::{Env, Result, Secret, SystemClock, SystemRng};
+use caelum_base::{Env, Result, Secret, SystemClock, SystemRng, Timestamp};
 use caelum_client::{ServiceClient, TokenSource, Transport};
+use caelum_compute::store::servers::{FixedIp, Server, ServerData, ServerPort, VmState};
 use caelum_compute::{Config, Deps, Service};
 use caelum_hypervisor::{Hypervisor, SimConfig, SimHost};
-use caelum_rest::{BaseUrl, Body, HttpService, StaticValidator, full, read_limited};
+use caelum_rest::{BaseUrl, Body, StaticValidator, full, read_limited};
 use caelum_store::StoreUrl;
 use http::{Request, Response};
 use serde_json::{Value, json};
@@ -121,5 +122,77 @@ impl Cloud {
 
     pub async fn get(&self, token: &str, version: &str, path: &str) -> (u16, Value) {
         self.call(token, version, &format!("GET {path}"), Value::Null).await
+    }
+}
+
+/// An active server of [`PROJECT`] on `host1` with one port.
+pub fn server(id: &str) -> Server {
+    let at = Timestamp::from_secs(1_700_000_000);
+    let mut flavor = caelum_compute::logic::flavors::blank("1", "m1.tiny", at);
+    (flavor.ram_mb, flavor.vcpus, flavor.root_gb) = (512, 1, 1);
+    let port = ServerPort {
+        port_id: "aaaaaaaa-0000-4000-8000-000000000001".into(),
+        network_id: "net1".into(),
+        network_name: "private".into(),
+        mac: "fa:16:3e:00:00:01".into(),
+        mtu: 1450,
+        fixed_ips: vec![FixedIp { address: "10.0.0.5".into(), subnet_id: "sub1".into(), floating_ips: vec!["198.51.100.7".into()] }],
+        ours: true,
+        ..ServerPort::default()
+    };
+    Server {
+        id: id.into(),
+        number: 1,
+        project_id: PROJECT.into(),
+        user_id: "user-member".into(),
+        name: "web".into(),
+        description: None,
+        hostname: "web".into(),
+        image: None,
+        flavor,
+        key_name: Some("mykey".into()),
+        public_key: Some("ssh-ed25519 AAAA me".into()),
+        has_user_data: true,
+        config_drive: false,
+        metadata: BTreeMap::from([("role".to_string(), "db".to_string())]),
+        tags: Default::default(),
+        pinned_zone: None,
+        zone: "nova".into(),
+        host: Some("host1".into()),
+        scheduler_hints: Default::default(),
+        group_id: None,
+        security_groups: vec!["default".into()],
+        ports: vec![port],
+        volumes: Vec::new(),
+        state: VmState::Active,
+        task: None,
+        power: caelum_hypervisor::PowerState::Running,
+        fault: None,
+        lock: None,
+        resize: None,
+        rescue_image: None,
+        shelved_image: None,
+        access_ipv4: String::new(),
+        access_ipv6: String::new(),
+        disk_config: "MANUAL".into(),
+        reservation_id: "r-1".into(),
+        launch_index: 0,
+        created_at: at,
+        updated_at: at,
+        launched_at: Some(at),
+        network_seen_at: at,
+        guest_password: String::new(),
+    }
+}
+
+impl Cloud {
+    /// Writes a server and its user data as if a flow had made them.
+    pub async fn put(&self, server: Server) {
+        let data = ServerData { id: server.id.clone(), user_data: Some("IyEvYmluL3No".into()), files: Vec::new() };
+        let write = move |tx: &mut caelum_store::Tx<'_>| {
+            tx.insert(&data)?;
+            tx.insert(&server).map(drop)
+        };
+        self.service.state().db.write(write).await.unwrap();
     }
 }
