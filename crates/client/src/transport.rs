@@ -1,7 +1,8 @@
 use async_trait::async_trait;
 use caelum_base::{Error, Result};
-use caelum_rest::{BaseUrl, Body, HttpService};
-use http::{HeaderValue, Request, Response, Uri, header};
+use caelum_rest::{BaseUrl, Body, Dialect, HttpService};
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
 use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -34,17 +35,41 @@ impl Locals {
     }
 }
 
+impl Locals {
+    /// The service itself, looked up at each call; 503 while it is not there. For the front door.
+    pub fn service(self: &Arc<Self>, service_type: &'static str, base_url: impl Into<String>) -> Arc<dyn HttpService> {
+        Arc::new(LateService(LocalTransport { locals: self.clone(), service_type, base_url: base_url.into() }))
+    }
+}
+
+struct LateService(LocalTransport);
+
+impl HttpService for LateService {
+    fn call(&self, req: Request<Body>) -> BoxFuture<'static, Response<Body>> {
+        match self.0.find() {
+            Ok(service) => service.call(req),
+            Err(e) => Box::pin(async move { Dialect::Keystone.render(&e, "", &HeaderMap::new()) }),
+        }
+    }
+}
+
 struct LocalTransport {
     locals: Arc<Locals>,
     service_type: &'static str,
     base_url: String,
 }
 
+impl LocalTransport {
+    fn find(&self) -> Result<Arc<dyn HttpService>> {
+        let found = self.locals.0.read().expect("no holder of this lock panics").get(self.service_type).cloned();
+        found.ok_or_else(|| Error::unavailable(format!("The {} service is not running.", self.service_type)))
+    }
+}
+
 #[async_trait]
 impl Transport for LocalTransport {
     async fn send(&self, mut req: Request<Body>) -> Result<Response<Body>> {
-        let service = self.locals.0.read().expect("no holder of this lock panics").get(self.service_type).cloned();
-        let service = service.ok_or_else(|| Error::unavailable(format!("The {} service is not running.", self.service_type)))?;
+        let service = self.find()?;
         req.extensions_mut().insert(BaseUrl(self.base_url.clone()));
         Ok(service.call(req).await)
     }

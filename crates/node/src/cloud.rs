@@ -1,0 +1,187 @@
+//! The services of one process and how they know each other.
+
+use crate::hosts::{self, Host};
+use crate::{DataDir, Settings};
+use caelum_base::{Env, Error, Result};
+use caelum_client::{Locals, ServiceClient};
+use caelum_identity::{Bootstrap, BootstrapService, ServiceUser};
+use caelum_rest::{Front, HttpService, OpInfo, Server, TokenValidator};
+use caelum_store::StoreUrl;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Service type, code name, path of the front door, path of the API below it, other types in the catalog.
+const SERVICES: &[(&str, &str, &str, &str, &[&str])] = &[
+    ("identity", "keystone", "/identity", "", &[]),
+    ("image", "glance", "/image", "", &[]),
+    ("placement", "placement", "/placement", "", &[]),
+    ("compute", "nova", "/compute", "/v2.1", &[]),
+    ("network", "neutron", "/network", "", &[]),
+    ("block-storage", "cinder", "/volume", "/v3", &["volumev3"]),
+];
+
+/// Running services.
+pub struct Cloud {
+    front: Arc<dyn HttpService>,
+    host: Host,
+    identity: caelum_identity::Service,
+    placement: caelum_placement::Service,
+    operations: Vec<OpInfo>,
+    locals: Arc<Locals>,
+}
+
+/// What every service is given.
+struct Common {
+    env: Env,
+    store: StoreUrl,
+    validator: Arc<dyn TokenValidator>,
+    auth_url: String,
+    data: DataDir,
+}
+
+fn store_url(settings: &Settings) -> Result<StoreUrl> {
+    let text = settings.config.secret("store.url").expose();
+    if text.is_empty() { Ok(StoreUrl::SqliteDir(settings.data.join("db"))) } else { StoreUrl::parse(text) }
+}
+
+impl Cloud {
+    /// Starts every service; `url` is the front door's.
+    pub async fn start(settings: &Settings, env: Env, url: &str, progress: &(dyn Fn(&str) + Sync)) -> Result<Self> {
+        let data = settings.data.clone();
+        let store = store_url(settings)?;
+        let identity = start_identity(settings, &env, store.clone(), url).await?;
+        progress("identity");
+        let metadata = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+        let metadata_secret = data.secret("metadata-proxy", &env)?;
+        let host = hosts::open(settings, &env, metadata.addr()?, metadata_secret.clone()).await?;
+        progress(&format!("host {} with {}", host.name, host.driver));
+        let locals = Arc::new(Locals::default());
+        let common = Common { env: env.clone(), store, validator: identity.validator(), auth_url: format!("{url}/identity/v3"), data };
+        locals.set("identity", identity.api());
+        let placement = start_placement(&common).await?;
+        locals.set("placement", placement.api());
+        let mut operations = identity.operations();
+        operations.extend(placement.operations());
+        let front = front(url, &locals, identity.api());
+        Ok(Self { front, host, identity, placement, operations, locals })
+    }
+
+    pub fn front(&self) -> Arc<dyn HttpService> {
+        self.front.clone()
+    }
+
+    pub fn driver(&self) -> &str {
+        &self.host.driver
+    }
+
+    pub async fn stop(&self) {
+        self.identity.stop().await;
+    }
+
+    /// Everything leaked or stuck.
+    pub async fn audit(&self, heal: bool) -> Result<Vec<String>> {
+        let mut out = self.placement.audit(heal).await?;
+        out.extend(self.host.plane.audit(heal).await?);
+        Ok(out)
+    }
+
+    /// Each service's version document through its own router.
+    pub async fn check(&self) -> Vec<Value> {
+        let mut out = Vec::new();
+        for (kind, ..) in SERVICES {
+            let transport = self.locals.transport(kind, "");
+            let req = http::Request::get("/").body(caelum_rest::empty());
+            let (ok, detail) = match req {
+                Ok(req) => match transport.send(req).await {
+                    Ok(r) if !r.status().is_server_error() => (true, "answers".to_string()),
+                    Ok(r) => (false, format!("answers {}", r.status())),
+                    Err(e) => (false, e.message),
+                },
+                Err(e) => (false, e.to_string()),
+            };
+            out.push(json!({"name": kind, "ok": ok, "detail": detail}));
+        }
+        let detail = match self.host.hypervisor.host().await {
+            Ok(h) => (true, format!("{} ({}), {} vCPUs, {} MiB", h.hostname, h.virt_type, h.vcpus, h.memory_mib)),
+            Err(e) => (false, e.message),
+        };
+        out.push(json!({"name": "hypervisor", "ok": detail.0, "detail": detail.1}));
+        out
+    }
+
+    /// What happened to a resource, oldest first.
+    pub async fn why(&self, id: &str) -> Result<Vec<String>> {
+        Err(Error::not_found(format!("nothing is known of {id}")))
+    }
+
+    pub fn operations(&self) -> &[OpInfo] {
+        &self.operations
+    }
+}
+
+fn front(url: &str, locals: &Arc<Locals>, identity: Arc<dyn HttpService>) -> Arc<dyn HttpService> {
+    let mut front = Front::new().alias("/v3", identity);
+    for (kind, _, path, ..) in SERVICES {
+        front = front.mount(path, locals.service(kind, format!("{url}{path}")));
+    }
+    Arc::new(front)
+}
+
+async fn start_identity(settings: &Settings, env: &Env, store: StoreUrl, url: &str) -> Result<caelum_identity::Service> {
+    let data = &settings.data;
+    let mut deps = caelum_identity::Deps::new(env.clone(), store, format!("{url}/identity"), data.join("keys"));
+    deps.bcrypt_cost = u32::try_from(settings.config.int("identity.bcrypt_rounds")).unwrap_or(12);
+    deps.token_ttl = settings.config.duration("identity.token_expiration");
+    deps.policy = data.policy("identity")?;
+    let identity = caelum_identity::start(deps).await?;
+    let admin = data.secret("admin-password", env)?;
+    let demo = data.secret("demo-password", env)?;
+    let region = settings.config.str("region.name");
+    let mut services = Vec::new();
+    for (kind, name, path, api, aliases) in SERVICES {
+        for kind in std::iter::once(kind).chain(*aliases) {
+            let url = if *kind == "identity" { format!("{url}{path}/v3") } else { format!("{url}{path}{api}") };
+            services.push(BootstrapService { kind: (*kind).to_string(), name: (*name).to_string(), url });
+        }
+    }
+    let user = |name: &&str| ServiceUser { name: (*name).to_string(), password: None };
+    let service_users = SERVICES.iter().skip(1).map(|(_, name, ..)| user(name)).collect();
+    identity.bootstrap(Bootstrap { admin_password: admin.clone(), demo_password: Some(demo.clone()), region: region.to_string(), services, service_users }).await?;
+    let auth_url = format!("{url}/identity/v3");
+    data.write("clouds.yaml", &crate::paths::clouds_yaml(&auth_url, region, &admin, &demo))?;
+    data.write("openrc", &crate::paths::openrc(&auth_url, region, "demo", "demo", &demo))?;
+    data.write("openrc-admin", &crate::paths::openrc(&auth_url, region, "admin", "admin", &admin))?;
+    Ok(identity)
+}
+
+async fn start_placement(c: &Common) -> Result<caelum_placement::Service> {
+    let deps = caelum_placement::Deps {
+        env: c.env.clone(),
+        store: c.store.clone(),
+        validator: c.validator.clone(),
+        policy: c.data.policy("placement")?,
+        auth_url: c.auth_url.clone(),
+    };
+    caelum_placement::start(deps).await
+}
+
+/// Every operation of every service, from services started on a scratch directory.
+pub async fn operations() -> Result<Vec<OpInfo>> {
+    let dir = std::env::temp_dir().join(format!("caelum-operations-{}", std::process::id()));
+    let schema = caelum_config::Schema::new(vec![crate::OPTIONS])?;
+    let cli = [("hypervisor.driver", "sim"), ("identity.bcrypt_rounds", "4")].map(|(k, v)| (k.to_string(), v.to_string()));
+    let config = schema.load(&caelum_config::Layers::new().cli(cli))?;
+    let settings = Settings { data: DataDir::open(&dir)?, config };
+    let cloud = Cloud::start(&settings, Env::system(), "http://127.0.0.1:5000", &|_| {}).await?;
+    let out = cloud.operations().to_vec();
+    cloud.stop().await;
+    // A scratch directory left behind harms nobody.
+    let _ = std::fs::remove_dir_all(&dir);
+    Ok(out)
+}
+
+#[allow(dead_code, reason = "used as the remaining services are assembled")]
+fn client(locals: &Arc<Locals>, identity: &caelum_identity::Service, kind: &'static str, user: &str, url: &str) -> ServiceClient {
+    ServiceClient::new(kind, locals.transport(kind, url.to_string()), identity.token_source(user))
+}
