@@ -45,9 +45,7 @@ pub trait NetworkHost: Send + Sync {
 /// Refuses a generation older than the one the host already has.
 pub(crate) fn check_generation(have: u64, offered: u64) -> Result<()> {
     if offered < have {
-        return Err(caelum_base::Error::generation(format!(
-            "The host already has generation {have} and refuses the older {offered}."
-        )));
+        return Err(caelum_base::Error::generation(format!("The host already has generation {have} and refuses the older {offered}.")));
     }
     Ok(())
 }

@@ -75,14 +75,9 @@ impl Inner {
     }
 
     fn applied(&self) -> Applied {
-        let up = |ids: Vec<&String>| -> Vec<String> {
-            ids.into_iter().filter(|id| !self.broken.contains_key(*id)).cloned().collect()
-        };
-        let known = |id: &String| {
-            self.state.ports.contains_key(id)
-                || self.state.networks.contains_key(id)
-                || self.state.routers.contains_key(id)
-        };
+        let up = |ids: Vec<&String>| -> Vec<String> { ids.into_iter().filter(|id| !self.broken.contains_key(*id)).cloned().collect() };
+        let known =
+            |id: &String| self.state.ports.contains_key(id) || self.state.networks.contains_key(id) || self.state.routers.contains_key(id);
         Applied {
             generation: self.state.generation,
             ports_up: up(self.state.ports.keys().collect()),

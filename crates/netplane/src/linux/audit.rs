@@ -58,8 +58,7 @@ impl Core {
         let mut out = Vec::new();
         let state = &self.kept.state;
         let now = netlink::links()?;
-        let ours: BTreeSet<String> =
-            now.values().filter(|l| self.names.is_our_link(&l.name, &l.alias)).map(|l| l.name.clone()).collect();
+        let ours: BTreeSet<String> = now.values().filter(|l| self.names.is_our_link(&l.name, &l.alias)).map(|l| l.name.clone()).collect();
         compare("device", &ours, &links::all_names(&self.names, &self.config, state), &mut out);
         let spaces = exec::ns_list().into_iter().filter(|ns| self.names.is_our_ns(ns)).collect();
         compare("namespace", &spaces, &self.wanted_namespaces(state), &mut out);

@@ -4,9 +4,12 @@
 //! away must also end what it had let in. A cut connection that is still allowed is tracked anew with
 //! its next packet.
 
-use super::exec::Outcome;
+use super::Core;
+use super::exec::{self, Outcome};
 use super::netlink::{self, Attrs, answers, attrs, message};
+use crate::HostState;
 use nix::sys::socket::SockProtocol;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// Connection tracking's messages: subsystem 1, get 1, delete 2.
@@ -80,6 +83,53 @@ pub(super) fn cut(pick: impl Fn(&Flow) -> bool) -> Outcome<usize> {
         }
     }
     Ok(done)
+}
+
+impl Core {
+    /// Ends connections that the change no longer allows. A failure is logged: the filters already
+    /// refuse new ones.
+    pub(super) fn cut_flows(&self, old: &HostState, new: &HostState, routers: &BTreeSet<String>) {
+        let mut ends: BTreeSet<(u16, IpAddr)> = BTreeSet::new();
+        let shrunk: BTreeSet<&String> = old
+            .groups
+            .iter()
+            .filter(|(id, was)| was.iter().any(|a| !new.groups.get(*id).is_some_and(|now| now.contains(a))))
+            .map(|(id, _)| id)
+            .collect();
+        for was in old.ports.values().filter(|p| p.port_security || !new.ports.contains_key(&p.id)) {
+            if shrunk.is_empty() && new.ports.get(&was.id) == Some(was) {
+                continue;
+            }
+            let loses = match new.ports.get(&was.id) {
+                None => true,
+                Some(now) => {
+                    now.port_security && was.rules.iter().any(|r| !now.rules.contains(r))
+                        || was.addresses.iter().any(|a| !now.addresses.contains(a))
+                        || was.rules.iter().filter_map(|r| r.remote_group.as_ref()).any(|g| shrunk.contains(g))
+                }
+            };
+            // A network that went took its zone along; so did its bridge, and nothing passes.
+            let Some(zone) = self.kept.zones.get(&was.network_id).copied().filter(|_| loses) else { continue };
+            ends.extend(was.addresses.iter().map(|a| (zone, *a)));
+        }
+        if !ends.is_empty() {
+            match cut(|f| f.zone != 0 && (ends.contains(&(f.zone, f.original.0)) || ends.contains(&(f.zone, f.original.1)))) {
+                Ok(n) => tracing::debug!(flows = n, "connections cut"),
+                Err(why) => tracing::warn!(reason = %why, "connections cannot be cut"),
+            }
+        }
+        for id in routers {
+            let (Some(was), Some(now)) = (old.routers.get(id), new.routers.get(id)) else { continue };
+            let gone: Vec<_> = was.floating_ips.iter().filter(|f| !now.floating_ips.contains(f)).map(|f| f.floating).collect();
+            if gone.is_empty() {
+                continue;
+            }
+            let touched = |f: &Flow| gone.iter().any(|a| f.has(*a) || f.reply.0 == *a || f.reply.1 == *a);
+            if let Err(why) = exec::in_ns(&self.names.ns_router(id), || cut(touched)) {
+                tracing::warn!(router = %id, reason = %why, "connections cannot be cut");
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,12 +6,11 @@ use super::firewall::{self, Plan};
 use super::inside::{Device, Inside};
 use super::links::{self, Links, Wiring, bridge_of};
 use super::metadata::Scope;
-use super::{Core, conntrack, dhcp, netlink, router, validate};
+use super::{Core, dhcp, netlink, router, validate};
 use crate::{Applied, Dhcp, HostPatch, HostState, Network, NetworkKind, PhysicalNetwork, Port, Router};
 use caelum_base::{Error, Result};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::IpAddr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Mutex;
 
@@ -65,7 +64,12 @@ impl Core {
         };
         let full = !self.synced || patch.ports.keys().any(renamed);
         // On a host that was never told its whole state, others' leftovers are not ours to judge.
-        self.pass(state, full, self.known)
+        let clean = self.known;
+        if full {
+            return self.pass(state, true, clean);
+        }
+        // Somebody else may have flushed the host's filters: a full pass does not rely on them.
+        self.pass(state.clone(), false, clean).or_else(|_| self.pass(state, true, clean))
     }
 
     pub(super) fn resume(&mut self) -> Result<()> {
@@ -217,53 +221,8 @@ impl Core {
         failed.extend(closed.iter().map(|(id, why)| (id.clone(), why.clone())));
         self.wire(new, work, &now, &closed, failed);
         self.insides(old, new, work, failed);
-        self.cut_flows(old, new, work);
+        self.cut_flows(old, new, &work.routers);
         self.retire_sets(new)
-    }
-
-    /// Ends connections that the change no longer allows. A failure is logged: the filters already
-    /// refuse new ones.
-    fn cut_flows(&self, old: &HostState, new: &HostState, work: &Work) {
-        let mut ends: BTreeSet<(u16, IpAddr)> = BTreeSet::new();
-        let shrunk: BTreeSet<&String> = old
-            .groups
-            .iter()
-            .filter(|(id, was)| was.iter().any(|a| !new.groups.get(*id).is_some_and(|now| now.contains(a))))
-            .map(|(id, _)| id)
-            .collect();
-        for was in old.ports.values().filter(|p| p.port_security || !new.ports.contains_key(&p.id)) {
-            if shrunk.is_empty() && new.ports.get(&was.id) == Some(was) {
-                continue;
-            }
-            let loses = match new.ports.get(&was.id) {
-                None => true,
-                Some(now) => {
-                    now.port_security && was.rules.iter().any(|r| !now.rules.contains(r))
-                        || was.addresses.iter().any(|a| !now.addresses.contains(a))
-                        || was.rules.iter().filter_map(|r| r.remote_group.as_ref()).any(|g| shrunk.contains(g))
-                }
-            };
-            // A network that went took its zone along; so did its bridge, and nothing passes.
-            let Some(zone) = self.kept.zones.get(&was.network_id).copied().filter(|_| loses) else { continue };
-            ends.extend(was.addresses.iter().map(|a| (zone, *a)));
-        }
-        if !ends.is_empty() {
-            match conntrack::cut(|f| f.zone != 0 && (ends.contains(&(f.zone, f.original.0)) || ends.contains(&(f.zone, f.original.1)))) {
-                Ok(n) => tracing::debug!(flows = n, "connections cut"),
-                Err(why) => tracing::warn!(reason = %why, "connections cannot be cut"),
-            }
-        }
-        for id in &work.routers {
-            let (Some(was), Some(now)) = (old.routers.get(id), new.routers.get(id)) else { continue };
-            let gone: Vec<_> = was.floating_ips.iter().filter(|f| !now.floating_ips.contains(f)).map(|f| f.floating).collect();
-            if gone.is_empty() {
-                continue;
-            }
-            let touched = |f: &conntrack::Flow| gone.iter().any(|a| f.has(*a) || f.reply.0 == *a || f.reply.1 == *a);
-            if let Err(why) = exec::in_ns(&self.names.ns_router(id), || conntrack::cut(touched)) {
-                tracing::warn!(router = %id, reason = %why, "connections cannot be cut");
-            }
-        }
     }
 
     /// Settings of the host itself that bridged filtering and routing need.
@@ -435,14 +394,7 @@ impl Core {
     }
 
     /// Makes the wanted devices and namespaces.
-    fn wire(
-        &self,
-        new: &HostState,
-        work: &Work,
-        now: &Links,
-        closed: &BTreeMap<String, String>,
-        failed: &mut BTreeMap<String, String>,
-    ) {
+    fn wire(&self, new: &HostState, work: &Work, now: &Links, closed: &BTreeMap<String, String>, failed: &mut BTreeMap<String, String>) {
         let wiring = Wiring { names: &self.names, config: &self.config, links: now };
         let mut batch = Batch::default();
         let mut refused: BTreeMap<String, String> = BTreeMap::new();
@@ -476,11 +428,10 @@ impl Core {
         if work.full {
             refused.extend(self.host_addresses());
         }
-        refused.extend(links::flood_lists(&self.names, networks.iter().copied()));
+        let made = networks.iter().filter(|n| !refused.contains_key(&n.id)).copied().collect::<Vec<_>>();
+        refused.extend(links::flood_lists(&self.names, made.into_iter()));
         for (owner, why) in &refused {
-            let on_it = |n: &&Network| {
-                matches!(&n.kind, NetworkKind::Flat { physical_network } if links::physical_owner(physical_network) == *owner)
-            };
+            let on_it = |n: &&Network| matches!(&n.kind, NetworkKind::Flat { physical_network } if links::physical_owner(physical_network) == *owner);
             for n in new.networks.values().filter(on_it) {
                 failed.insert(n.id.clone(), why.clone());
             }
@@ -501,11 +452,8 @@ impl Core {
         for (physical, kind) in &self.config.physical {
             let PhysicalNetwork::OwnBridge { host_addresses, .. } = kind else { continue };
             let (dev, owner) = (self.names.host_link(physical).0, links::physical_owner(physical));
-            let now: BTreeSet<IpNet> = have
-                .iter()
-                .filter(|a| a.dev == dev && !a.link_scope)
-                .filter_map(|a| IpNet::new(a.address, a.prefix).ok())
-                .collect();
+            let now: BTreeSet<IpNet> =
+                have.iter().filter(|a| a.dev == dev && !a.link_scope).filter_map(|a| IpNet::new(a.address, a.prefix).ok()).collect();
             let want: BTreeSet<IpNet> = host_addresses.iter().copied().collect();
             for gone in now.difference(&want) {
                 batch.push(&owner, format!("addr del {gone} dev {dev}"));
@@ -604,21 +552,12 @@ impl Core {
 }
 
 fn dhcp_inside(n: &Network, d: &Dhcp) -> Inside {
-    let mut addresses: Vec<IpNet> =
-        d.subnets.iter().filter_map(|s| IpNet::new(s.address, s.cidr.prefix_len()).ok()).collect();
+    let mut addresses: Vec<IpNet> = d.subnets.iter().filter_map(|s| IpNet::new(s.address, s.cidr.prefix_len()).ok()).collect();
     if d.metadata {
         addresses.extend(dhcp::METADATA.parse().map(|a: std::net::IpAddr| IpNet::from(a)).ok());
     }
     let device = Device { name: dhcp::DEVICE.to_string(), mac: d.mac.to_ascii_lowercase(), mtu: n.mtu, addresses };
-    Inside {
-        devices: vec![device],
-        lo: vec![],
-        routes: vec![],
-        forwarding: false,
-        filter4: None,
-        filter6: None,
-        announce: false,
-    }
+    Inside { devices: vec![device], lo: vec![], routes: vec![], forwarding: false, filter4: None, filter6: None, announce: false }
 }
 
 fn fingerprint(inside: &Inside) -> u64 {

@@ -101,10 +101,7 @@ fn option(name: &str, value: &str, version: u8) -> Outcome<String> {
         Kind::Addresses => parts().all(address),
         Kind::Networks => parts().all(network),
         // Lists of addresses are safe with their commas; other commas would begin a new field.
-        Kind::Text => {
-            parts().all(address)
-                || value.bytes().all(|b| b.is_ascii_alphanumeric() || b" ._:/@%+=-()[]~?&*!".contains(&b))
-        }
+        Kind::Text => parts().all(address) || value.bytes().all(|b| b.is_ascii_alphanumeric() || b" ._:/@%+=-()[]~?&*!".contains(&b)),
     };
     if !fits {
         return refuse("the value has characters or a form that are not allowed");
@@ -214,12 +211,8 @@ pub(super) fn server(n: &Network, d: &Dhcp, run_dir: &Path, ns: &str) -> (Server
             }
         }
     }
-    let server = Server {
-        conf: conf(d, &dir) + &tagged,
-        dir,
-        ns: ns.to_string(),
-        files: vec![("hosts", hosts), ("opts", opts), ("names", names)],
-    };
+    let server =
+        Server { conf: conf(d, &dir) + &tagged, dir, ns: ns.to_string(), files: vec![("hosts", hosts), ("opts", opts), ("names", names)] };
     (server, refused)
 }
 

@@ -67,11 +67,7 @@ fn run_raw(tool: &str, args: &[&str], stdin: &str) -> Outcome<Finished> {
         let stderr = stderr.join().unwrap_or_default();
         let status = child.wait();
         drop(done);
-        Ok(Finished {
-            ok: status.map_err(|e| e.to_string())?.success(),
-            stdout: String::from_utf8_lossy(&stdout).into_owned(),
-            stderr,
-        })
+        Ok(Finished { ok: status.map_err(|e| e.to_string())?.success(), stdout: String::from_utf8_lossy(&stdout).into_owned(), stderr })
     })
 }
 
@@ -93,8 +89,7 @@ pub(super) fn in_ns<T: Send>(ns: &str, work: impl FnOnce() -> Outcome<T> + Send)
     std::thread::scope(|scope| {
         scope
             .spawn(move || {
-                nix::sched::setns(&file, nix::sched::CloneFlags::CLONE_NEWNET)
-                    .map_err(|e| format!("namespace {ns}: {e}"))?;
+                nix::sched::setns(&file, nix::sched::CloneFlags::CLONE_NEWNET).map_err(|e| format!("namespace {ns}: {e}"))?;
                 work()
             })
             .join()
@@ -109,9 +104,7 @@ pub(super) fn ns_path(ns: &str) -> PathBuf {
 
 /// Names of all named namespaces.
 pub(super) fn ns_list() -> Vec<String> {
-    std::fs::read_dir("/run/netns")
-        .map(|dir| dir.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
-        .unwrap_or_default()
+    std::fs::read_dir("/run/netns").map(|dir| dir.flatten().filter_map(|e| e.file_name().into_string().ok()).collect()).unwrap_or_default()
 }
 
 /// Inode of a named namespace; it identifies the namespace while it exists.
@@ -161,8 +154,7 @@ impl Batch {
         };
         let mut reason = String::new();
         for line in end.stderr.lines() {
-            let Some(number) = line.strip_prefix("Command failed -:").and_then(|n| n.trim().parse::<usize>().ok())
-            else {
+            let Some(number) = line.strip_prefix("Command failed -:").and_then(|n| n.trim().parse::<usize>().ok()) else {
                 reason = line.to_string();
                 continue;
             };

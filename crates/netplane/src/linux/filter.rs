@@ -5,7 +5,8 @@
 //!   neighbour advertisements, foreign ethertypes; and on the way out only the guest's own MACs;
 //! - iptables on bridged packets (`physdev`): source address, DHCP and router advertisements from
 //!   guests, security groups with connection tracking;
-//! - iptables on the host itself: nothing comes from a network's bridge into the host.
+//! - iptables on the host itself: nothing comes from a network's bridge into the host, and from a
+//!   physical network the host makes itself only pings and answers.
 //!
 //! Connection tracking is split into one zone per network, since tenants' addresses overlap.
 //! Chains are replaced whole and atomically; other chains are not touched. A port's chains end with
@@ -21,8 +22,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// Address pairs a guest may send from: MAC and range, its own addresses first.
 pub(super) fn pairs(port: &Port) -> Vec<(String, IpNet)> {
-    let mut out: Vec<(String, IpNet)> =
-        port.addresses.iter().map(|a| (port.mac.to_ascii_lowercase(), IpNet::from(*a))).collect();
+    let mut out: Vec<(String, IpNet)> = port.addresses.iter().map(|a| (port.mac.to_ascii_lowercase(), IpNet::from(*a))).collect();
     out.extend(port.allowed_pairs.iter().map(|(net, mac)| (mac.to_ascii_lowercase(), net.trunc())));
     for mac in macs(port) {
         if let Some(link_local) = link_local(&mac) {
@@ -213,10 +213,7 @@ pub(super) fn nft_port(names: &Names, port: &Port, out: &mut String) {
     for (mac, net) in pairs(port) {
         match net {
             IpNet::V4(net) => {
-                let _ = writeln!(
-                    out,
-                    "add rule bridge {t} {i} ether type arp arp saddr ether {mac} arp saddr ip {net} accept"
-                );
+                let _ = writeln!(out, "add rule bridge {t} {i} ether type arp arp saddr ether {mac} arp saddr ip {net} accept");
             }
             IpNet::V6(net) => {
                 let bits = net.prefix_len();
@@ -224,10 +221,7 @@ pub(super) fn nft_port(names: &Names, port: &Port, out: &mut String) {
                     0 => String::new(),
                     _ => format!(" @th,64,{bits} {:#x}", u128::from(net.network()) >> (128 - u32::from(bits))),
                 };
-                let _ = writeln!(
-                    out,
-                    "add rule bridge {t} {i} ether saddr {mac} icmpv6 type nd-neighbor-advert{target} accept"
-                );
+                let _ = writeln!(out, "add rule bridge {t} {i} ether saddr {mac} icmpv6 type nd-neighbor-advert{target} accept");
             }
         }
     }

@@ -57,10 +57,11 @@ pub(super) fn present(names: &Names, v6: bool) -> Outcome<Present> {
             if names.is_our_chain(chain) {
                 out.chains.insert((table.clone(), chain.to_string()));
             }
-        } else if let Some((chain, target)) = line.strip_prefix("-A ").and_then(|l| l.split_once(" -j ")) {
-            if names.is_our_chain(target) && !names.is_our_chain(chain) {
-                out.jumps.insert((table.clone(), chain.to_string(), target.to_string()));
-            }
+        } else if let Some((chain, target)) = line.strip_prefix("-A ").and_then(|l| l.split_once(" -j "))
+            && names.is_our_chain(target)
+            && !names.is_our_chain(chain)
+        {
+            out.jumps.insert((table.clone(), chain.to_string(), target.to_string()));
         }
     }
     Ok(out)
@@ -115,9 +116,7 @@ impl Plan<'_> {
 
     fn own_bridges(&self) -> impl Iterator<Item = (&String, &String, &Vec<IpNet>, bool)> {
         self.config.physical.iter().filter_map(|(name, p)| match p {
-            PhysicalNetwork::OwnBridge { bridge, host_addresses, masquerade } => {
-                Some((name, bridge, host_addresses, *masquerade))
-            }
+            PhysicalNetwork::OwnBridge { bridge, host_addresses, masquerade } => Some((name, bridge, host_addresses, *masquerade)),
             PhysicalNetwork::HostDevice { .. } => None,
         })
     }
@@ -136,6 +135,13 @@ impl Plan<'_> {
         }
         for (physical, _, addresses, _) in self.own_bridges() {
             let host = n.host_link(physical).0;
+            // Guests may ping the next hop and answer the host; its services are not for them.
+            let icmp = if v6 { "ipv6-icmp" } else { "icmp" };
+            let _ = writeln!(
+                out,
+                "-A {input} -i {host} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n\
+                 -A {input} -i {host} -p {icmp} -j RETURN\n-A {input} -i {host} -j DROP"
+            );
             for net in addresses.iter().filter(|a| a.addr().is_ipv6() == v6).map(IpNet::trunc) {
                 let _ = writeln!(out, "-A {fwd} -i {host} -s {net} -j ACCEPT\n-A {fwd} -o {host} -d {net} -j ACCEPT");
             }
@@ -182,10 +188,7 @@ impl Plan<'_> {
         let _ = writeln!(out, "*nat\n:{nat} - [0:0]");
         for (host, net) in nets {
             // Bridged frames pass here too and may carry a tenant's equal addresses.
-            let _ = writeln!(
-                out,
-                "-A {nat} -s {net} ! -d {net} ! -o {host} -m physdev ! --physdev-is-bridged -j MASQUERADE"
-            );
+            let _ = writeln!(out, "-A {nat} -s {net} ! -d {net} ! -o {host} -m physdev ! --physdev-is-bridged -j MASQUERADE");
         }
         self.jump(present, "nat", "POSTROUTING", &nat, out);
         out.push_str("COMMIT\n");
@@ -202,8 +205,7 @@ impl Plan<'_> {
         for network in &self.networks {
             let _ = writeln!(out, ":{} - [0:0]", n.chain_of('n', network));
         }
-        let ports: Vec<&Port> =
-            self.ports.iter().filter_map(|id| self.state.ports.get(id)).filter(|p| p.port_security).collect();
+        let ports: Vec<&Port> = self.ports.iter().filter_map(|id| self.state.ports.get(id)).filter(|p| p.port_security).collect();
         for port in &ports {
             filter::declare_port(n, &port.id, &mut out);
         }
@@ -317,11 +319,7 @@ impl Plan<'_> {
 
     /// Whether there is nothing to load.
     fn is_empty(&self) -> bool {
-        self.ports.is_empty()
-            && self.networks.is_empty()
-            && self.gone_ports.is_empty()
-            && self.gone_networks.is_empty()
-            && !self.dispatch
+        self.ports.is_empty() && self.networks.is_empty() && self.gone_ports.is_empty() && self.gone_networks.is_empty() && !self.dispatch
     }
 
     /// Loads everything of the plan; `full` reads the kernel first and removes what is not wanted.

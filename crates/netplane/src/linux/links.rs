@@ -74,10 +74,10 @@ pub(super) struct Wiring<'a> {
 
 /// A network's bridge name.
 pub(super) fn bridge_of(names: &Names, config: &PlaneConfig, network: &Network) -> String {
-    if let NetworkKind::Flat { physical_network } = &network.kind {
-        if let Some(PhysicalNetwork::OwnBridge { bridge, .. }) = config.physical.get(physical_network) {
-            return bridge.clone();
-        }
+    if let NetworkKind::Flat { physical_network } = &network.kind
+        && let Some(PhysicalNetwork::OwnBridge { bridge, .. }) = config.physical.get(physical_network)
+    {
+        return bridge.clone();
     }
     names.bridge(&network.id)
 }
@@ -122,7 +122,8 @@ impl Wiring<'_> {
         let mac = self.names.mac(&host);
         let create = format!("link add {host} address {mac} type veth peer name {peer}");
         // The peer first: when the host's end comes up, the path is complete.
-        let end = Want { name: &host, alias: alias.clone(), create, mtu: None, mac: None, master: None, up: true, mute: false, no_arp: false };
+        let end =
+            Want { name: &host, alias: alias.clone(), create, mtu: None, mac: None, master: None, up: true, mute: false, no_arp: false };
         ensure(self.links, owner, &end, batch)?;
         let link = Want {
             name: &peer,
@@ -165,7 +166,7 @@ impl Wiring<'_> {
                     master: Some(&bridge),
                     up: true,
                     mute: true,
-            no_arp: false,
+                    no_arp: false,
                 };
                 let stale = self.links.get(&name).is_some_and(|l| l.alias != want.alias);
                 if stale {
@@ -207,7 +208,7 @@ impl Wiring<'_> {
                 master: Some(master),
                 up: true,
                 mute: true,
-            no_arp: false,
+                no_arp: false,
             };
             ensure(self.links, &n.id, &want, batch)?;
         }
@@ -234,8 +235,7 @@ impl Wiring<'_> {
     ) -> Outcome<()> {
         let create = format!("link add {name} mtu {mtu} type veth peer name {inner} netns {ns} address {mac} mtu {mtu}");
         let alias = self.names.alias("link", owner);
-        let want =
-            Want { name, alias, create, mtu: Some(mtu), mac: None, master: Some(bridge), up: true, mute: true, no_arp: false };
+        let want = Want { name, alias, create, mtu: Some(mtu), mac: None, master: Some(bridge), up: true, mute: true, no_arp: false };
         ensure(self.links, owner, &want, batch)
     }
 

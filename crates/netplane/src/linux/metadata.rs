@@ -174,8 +174,18 @@ async fn answer(request: Request<Incoming>, peer: IpAddr, target: &Target) -> Re
 fn passes(name: &HeaderName) -> bool {
     let name = name.as_str();
     let ours = ["x-forwarded", "x-instance", "x-tenant", "x-project", "x-neutron", "x-metadata-proxy", "x-ovn", "x-real-ip"];
-    let hop = ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
-        "content-length", "forwarded", "expect"];
+    let hop = [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "content-length",
+        "forwarded",
+        "expect",
+    ];
     !ours.iter().any(|p| name.starts_with(p)) && !hop.contains(&name)
 }
 
@@ -200,8 +210,7 @@ async fn forward(request: Request<Incoming>, peer: IpAddr, target: &Target) -> O
         out.headers_mut().append(name, value.clone());
     }
     let signature = signature(target.secret.expose(), peer, id)?;
-    for (name, value) in
-        [("x-forwarded-for", peer.to_string()), (scope_header, id.to_string()), ("x-metadata-proxy-signature", signature)]
+    for (name, value) in [("x-forwarded-for", peer.to_string()), (scope_header, id.to_string()), ("x-metadata-proxy-signature", signature)]
     {
         let value = HeaderValue::try_from(value).map_err(|e| e.to_string())?;
         out.headers_mut().insert(HeaderName::from_static(name), value);

@@ -27,8 +27,7 @@ pub(super) fn inside(names: &Names, r: &Router, state: &HostState) -> Inside {
             addresses: i.addresses.clone(),
         })
         .collect();
-    let mut routes: Vec<Route> =
-        r.routes.iter().map(|(to, via)| Route { to: Some(*to), via: *via, device: None }).collect();
+    let mut routes: Vec<Route> = r.routes.iter().map(|(to, via)| Route { to: Some(*to), via: *via, device: None }).collect();
     if let Some(g) = &r.gateway {
         let name = names.gateway(&g.port_id);
         let mut addresses = g.addresses.clone();
@@ -79,9 +78,7 @@ fn nat(r: &Router, device: &str, own: Option<IpAddr>, v6: bool, out: &mut String
     if v6 && fips.is_empty() {
         return;
     }
-    out.push_str(
-        "*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n",
-    );
+    out.push_str("*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n");
     for f in &fips {
         let (floating, fixed) = (f.floating, f.fixed);
         for chain in ["PREROUTING", "OUTPUT"] {
@@ -92,20 +89,13 @@ fn nat(r: &Router, device: &str, own: Option<IpAddr>, v6: bool, out: &mut String
         let (floating, fixed) = (f.floating, f.fixed);
         let _ = writeln!(out, "-A POSTROUTING -s {fixed} -o {device} -j SNAT --to-source {floating}");
         // Guest to floating address through this router: the answer must come back this way.
-        let _ = writeln!(
-            out,
-            "-A POSTROUTING -s {fixed} ! -o {device} -m conntrack --ctstate DNAT -j SNAT --to-source {floating}"
-        );
+        let _ = writeln!(out, "-A POSTROUTING -s {fixed} ! -o {device} -m conntrack --ctstate DNAT -j SNAT --to-source {floating}");
     }
     if let Some(own) = own {
         let _ = writeln!(out, "-A POSTROUTING -o {device} -m conntrack ! --ctstate DNAT -j SNAT --to-source {own}");
         let nets = r.interfaces.iter().flat_map(|i| &i.addresses).filter(|a| a.addr().is_ipv6() == v6);
         for net in nets {
-            let _ = writeln!(
-                out,
-                "-A POSTROUTING -s {} ! -o {device} -m conntrack --ctstate DNAT -j SNAT --to-source {own}",
-                net.trunc()
-            );
+            let _ = writeln!(out, "-A POSTROUTING -s {} ! -o {device} -m conntrack --ctstate DNAT -j SNAT --to-source {own}", net.trunc());
         }
     }
     out.push_str("COMMIT\n");
@@ -163,11 +153,7 @@ mod tests {
                 next_hops: vec!["192.0.2.1".parse().unwrap()],
                 snat: true,
             }),
-            floating_ips: vec![FloatingIp {
-                id: "f".into(),
-                floating: "192.0.2.9".parse().unwrap(),
-                fixed: "10.0.0.9".parse().unwrap(),
-            }],
+            floating_ips: vec![FloatingIp { id: "f".into(), floating: "192.0.2.9".parse().unwrap(), fixed: "10.0.0.9".parse().unwrap() }],
             routes: vec![],
         }
     }

@@ -43,11 +43,7 @@ pub(super) fn dns_name(value: &str) -> Outcome<()> {
             && !l.starts_with('-')
             && !l.ends_with('-')
     };
-    if value.len() <= 253 && value.split('.').all(label) {
-        Ok(())
-    } else {
-        Err(format!("{value:?} is not a DNS name"))
-    }
+    if value.len() <= 253 && value.split('.').all(label) { Ok(()) } else { Err(format!("{value:?} is not a DNS name")) }
 }
 
 fn mtu(value: u32) -> Outcome<()> {

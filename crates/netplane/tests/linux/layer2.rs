@@ -10,17 +10,23 @@ fn a_guest_gets_its_lease_and_only_its_own() {
         let (a, b) = (port("a", "n", 1, "10.0.0.5"), port("b", "n", 2, "10.0.0.6"));
         let (ga, gb) = (guest(&a, None, None), guest(&b, None, None));
         let mut server = dhcp("10.0.0", &[&a], false);
-        server.hosts[0].options = vec![
-            ("bootfile-name".into(), "pxelinux.0".into(), 4),
-            ("bootfile-name".into(), "x\ndhcp-range=10.0.0.9,10.0.0.10".into(), 4),
-        ];
+        server.hosts[0].options =
+            vec![("bootfile-name".into(), "pxelinux.0".into(), 4), ("bootfile-name".into(), "x\ndhcp-range=10.0.0.9,10.0.0.10".into(), 4)];
         let options = server.hosts[0].options.clone();
         let applied = plane.apply(&state(1, &[network("n", Some(server.clone()))], &[&a, &b], &[])).await.unwrap();
         assert_eq!(applied.ports_up, ["a", "b"]);
         assert!(applied.failed["a"].contains("bootfile-name"), "{:?}", applied.failed);
         let got = lease(&ga, rig.dir.path()).await;
-        for want in ["ip='10.0.0.5'", "router='10.0.0.1'", "dns='192.0.2.53'", "mtu='1450'", "domain='cloud.example'",
-            "169.254.169.254/32 10.0.0.1", "0.0.0.0/0 10.0.0.1", "boot_file='pxelinux.0'"] {
+        for want in [
+            "ip='10.0.0.5'",
+            "router='10.0.0.1'",
+            "dns='192.0.2.53'",
+            "mtu='1450'",
+            "domain='cloud.example'",
+            "169.254.169.254/32 10.0.0.1",
+            "0.0.0.0/0 10.0.0.1",
+            "boot_file='pxelinux.0'",
+        ] {
             assert!(got.contains(want), "{want} in {got}");
         }
         let none = lease(&gb, rig.dir.path()).await;

@@ -86,8 +86,14 @@ fn survives_restarts_finds_orphans_and_leaves_nothing() {
             tokio::task::yield_now().await;
         }
         let found = plane.audit(true).await.unwrap().join("\n");
-        for part in ["cblf0000aaaa belongs", "cae-lf-rt-gone belongs", "cae-lf-4-x belongs", "cae-lf-o-gone belongs",
-            "tapb is missing", "the DHCP server of network n"] {
+        for part in [
+            "cblf0000aaaa belongs",
+            "cae-lf-rt-gone belongs",
+            "cae-lf-4-x belongs",
+            "cae-lf-o-gone belongs",
+            "tapb is missing",
+            "the DHCP server of network n",
+        ] {
             assert!(found.contains(part), "{part} in {found}");
         }
         assert_eq!(plane.audit(false).await.unwrap(), Vec::<String>::new());
@@ -100,6 +106,14 @@ fn survives_restarts_finds_orphans_and_leaves_nothing() {
         let applied = plane.patch(&patch).await.unwrap();
         assert_eq!(applied.ports_up, ["a"]);
         assert!(!snapshot().contains("tapb") && !snapshot().contains("cxlf"));
+        assert_eq!(plane.audit(false).await.unwrap(), Vec::<String>::new());
+        // A patch heals filters that somebody flushed.
+        sh("iptables -F; iptables -X; nft flush ruleset bridge 2>/dev/null || true");
+        patch = HostPatch { generation: 6, ..HostPatch::default() };
+        let mut changed = a.clone();
+        changed.rules.push(rule(true, Some("icmp")));
+        patch.ports.insert("a".into(), Some(changed));
+        assert_eq!(plane.patch(&patch).await.unwrap().ports_up, ["a"]);
         assert_eq!(plane.audit(false).await.unwrap(), Vec::<String>::new());
         let mut bad = a.clone();
         bad.tap = "eth0".into();

@@ -69,7 +69,9 @@ fn a_guest_makes_its_address_from_the_routers_advertisement() {
 #[test]
 fn a_vxlan_network_spans_two_hosts() {
     on_host("va", |rig| async move {
-        sh("ip netns add other && ip link add u0 type veth peer name u1 netns other && ip addr add 192.0.2.1/24 dev u0 && ip link set u0 up");
+        sh(
+            "ip netns add other && ip link add u0 type veth peer name u1 netns other && ip addr add 192.0.2.1/24 dev u0 && ip link set u0 up",
+        );
         sh("ip -n other addr add 192.0.2.2/24 dev u1 && ip -n other link set u1 up && ip -n other link set lo up");
         let vxlan = |local: &str, peer: &str| Network {
             id: "n".into(),
@@ -102,6 +104,57 @@ fn a_vxlan_network_spans_two_hosts() {
         };
         inside("other", apply).await;
         assert!(reaches(&ga, "10.0.0.6"), "across the tunnel");
+        plane.wipe().await.unwrap();
+    });
+}
+
+#[test]
+fn a_moved_floating_address_is_announced() {
+    on_host("mv", |rig| async move {
+        let plane = LinuxPlane::new(rig.config.clone());
+        let router = |id: &str, network: &str, n: u8, fixed: Option<&str>| Router {
+            id: id.into(),
+            admin_up: true,
+            interfaces: vec![RouterInterface {
+                port_id: format!("i{id}"),
+                network_id: network.into(),
+                mac: mac(n),
+                addresses: vec!["10.0.0.1/24".parse().unwrap()],
+                advertise: vec![],
+            }],
+            gateway: Some(RouterGateway {
+                port_id: format!("g{id}"),
+                network_id: "ext".into(),
+                mac: mac(n + 1),
+                addresses: vec![format!("203.0.113.{n}/24").parse().unwrap()],
+                next_hops: vec!["203.0.113.1".parse().unwrap()],
+                snat: true,
+            }),
+            floating_ips: fixed
+                .map(|f| FloatingIp { id: "f".into(), floating: "203.0.113.20".parse().unwrap(), fixed: f.parse().unwrap() })
+                .into_iter()
+                .collect(),
+            routes: vec![],
+        };
+        // Two tenants with the same addresses, one floating address that moves.
+        let (mut a, mut b) = (port("a", "n", 1, "10.0.0.5"), port("b", "m", 2, "10.0.0.5"));
+        for p in [&mut a, &mut b] {
+            p.rules.push(rule(true, Some("icmp")));
+            guest(p, Some("10.0.0.5/24"), Some("10.0.0.1"));
+        }
+        let networks = [network("n", None), network("m", None), external("ext")];
+        let (r, q) = (router("r", "n", 100, Some("10.0.0.5")), router("q", "m", 110, None));
+        let applied = plane.apply(&state(1, &networks, &[&a, &b], &[&r, &q])).await.unwrap();
+        assert!(applied.failed.is_empty(), "{:?}", applied.failed);
+        let answers = || (0..3).any(|_| try_sh("busybox ping -c 1 -W 1 203.0.113.20").0);
+        let neighbour = || sh("ip neigh show 203.0.113.20");
+        assert!(answers() && neighbour().contains(&mac(101)));
+        let mut patch = HostPatch { generation: 2, ..HostPatch::default() };
+        patch.routers.insert("r".into(), Some(router("r", "n", 100, None)));
+        patch.routers.insert("q".into(), Some(router("q", "m", 110, Some("10.0.0.5"))));
+        plane.patch(&patch).await.unwrap();
+        assert!(neighbour().contains(&mac(111)), "{}", neighbour());
+        assert!(ping("gb", "203.0.113.1") && answers());
         plane.wipe().await.unwrap();
     });
 }

@@ -191,14 +191,15 @@ pub async fn lease(ns: &str, dir: &std::path::Path) -> String {
     let script = dir.join("lease.sh");
     std::fs::write(&script, "#!/bin/sh\n[ \"$1\" = bound ] && set\nexit 0\n").unwrap();
     sh(&format!("chmod +x {}", script.display()));
-    let line =
-        format!("ip netns exec {ns} busybox udhcpc -i eth0 -f -q -n -t 3 -T 1 -O 26 -O 121 -O domain -s {}", script.display());
+    let line = format!("ip netns exec {ns} busybox udhcpc -i eth0 -f -q -n -t 3 -T 1 -O 26 -O 121 -O domain -s {}", script.display());
     async_sh(&line).await.1
 }
 
 /// Everything of the host that a plane may change, as text.
 pub fn snapshot() -> String {
-    sh("ip -o link | sed 's/^[0-9]*: //' | cut -d: -f1 | sort; ip netns; iptables-save | grep -v '^[#:*C]' ; ip6tables-save | grep -v '^[#:*C]'; ipset list -n; nft list tables bridge")
+    sh(
+        "ip -o link | sed 's/^[0-9]*: //' | cut -d: -f1 | sort; ip netns; iptables-save | grep -v '^[#:*C]' ; ip6tables-save | grep -v '^[#:*C]'; ipset list -n; nft list tables bridge",
+    )
 }
 
 /// Runs blocking work on a thread inside a namespace while the runtime goes on.

@@ -56,6 +56,12 @@ fn routes_translates_and_takes_floating_addresses_away() {
         assert!(reaches(&ga, "10.0.1.6"), "between networks");
         assert!(reaches(&ga, "203.0.113.1"), "to the outside, translated");
 
+        let service = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let at = std::net::SocketAddr::from(([203, 0, 113, 1], service.local_addr().unwrap().port()));
+        assert!(std::net::TcpStream::connect(at).is_ok());
+        let wait = std::time::Duration::from_millis(300);
+        assert!(inside(&ga, move || std::net::TcpStream::connect_timeout(&at, wait).is_err()).await, "the host's services are closed");
+
         r.floating_ips = vec![floating("f1", "203.0.113.20", "10.0.0.5"), floating("f2", "203.0.113.21", "10.0.1.6")];
         let mut patch = HostPatch { generation: 2, ..HostPatch::default() };
         patch.routers.insert("r".into(), Some(r.clone()));
@@ -75,7 +81,9 @@ fn routes_translates_and_takes_floating_addresses_away() {
 
         // Nothing of the host answers guests on their own bridges.
         sh("ip addr add 198.51.100.1/32 dev lo");
-        let bridge_mac = sh("cat /sys/class/net/lo/address >/dev/null; ip -o link show type bridge | grep cbrt | head -1 | sed 's/.*ether //' | cut -d' ' -f1");
+        let bridge_mac = sh(
+            "cat /sys/class/net/lo/address >/dev/null; ip -o link show type bridge | grep cbrt | head -1 | sed 's/.*ether //' | cut -d' ' -f1",
+        );
         sh(&format!("ip -n {ga} route add 198.51.100.1 dev eth0; ip -n {ga} neigh add 198.51.100.1 lladdr {} dev eth0", bridge_mac.trim()));
         assert!(!ping(&ga, "198.51.100.1"), "the host must not answer");
 
@@ -129,17 +137,14 @@ fn metadata_requests_say_who_asks_whatever_the_guest_claims() {
         let ga = guest(&a, Some("10.0.0.5/24"), Some("10.0.0.1"));
         let gb = guest(&b, Some("10.0.9.6/24"), None);
         sh(&format!("ip -n {gb} route add 169.254.169.254 via 10.0.9.2"));
-        let networks =
-            [network("n", None), network("iso", Some(dhcp("10.0.9", &[&b], true))), external("ext")];
+        let networks = [network("n", None), network("iso", Some(dhcp("10.0.9", &[&b], true))), external("ext")];
         let wanted = state(1, &networks, &[&a, &b], &[&router(&[("n", "10.0.0.1/24")])]);
         let applied = plane.apply(&wanted).await.unwrap();
         assert!(applied.failed.is_empty(), "{:?}", applied.failed);
         let request = "GET /latest/meta-data?x=1 HTTP/1.1\r\nHost: 169.254.169.254\r\nConnection: close\r\nX-Forwarded-For: 6.6.6.6\r\n\
                        X-Instance-ID: i\r\nX-Tenant-ID: t\r\nX-Neutron-Router-ID: z\r\nX-Metadata-Proxy-Signature: s\r\n\r\n";
         let ask = async |ns: &str| http(ns, "169.254.169.254:80", request.to_string()).await;
-        for (ns, ip, header, id) in
-            [(&ga, "10.0.0.5", "x-neutron-router-id", "r"), (&gb, "10.0.9.6", "x-neutron-network-id", "iso")]
-        {
+        for (ns, ip, header, id) in [(&ga, "10.0.0.5", "x-neutron-router-id", "r"), (&gb, "10.0.9.6", "x-neutron-network-id", "iso")] {
             let text = ask(ns).await;
             assert!(text.ends_with("hello"), "{text}");
             let request = seen.lock().unwrap().clone();
