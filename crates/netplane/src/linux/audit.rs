@@ -20,6 +20,9 @@ const TOOLS: [(&str, &str); 9] = [
     ("dnsmasq", "dnsmasq-base"),
 ];
 
+const TUN: &str = "/dev/net/tun";
+const BRIDGE_FILTER: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+
 impl Core {
     /// One sentence per thing the host lacks.
     pub(super) fn missing(&self) -> Vec<String> {
@@ -32,10 +35,19 @@ impl Core {
                 out.push(format!("The program {tool} is missing: apt-get install {package}"));
             }
         }
-        if !std::path::Path::new("/dev/net/tun").exists() {
+        for (module, path) in [("tun", TUN), ("br_netfilter", BRIDGE_FILTER)] {
+            // Distributions load these on demand only; without the program the sentence below says what to do.
+            if !std::path::Path::new(path).exists()
+                && exec::have("modprobe")
+                && let Err(why) = exec::run("modprobe", &[module], "")
+            {
+                tracing::warn!(reason = %why, "kernel module");
+            }
+        }
+        if !std::path::Path::new(TUN).exists() {
             out.push("The kernel offers no tap devices (/dev/net/tun): modprobe tun".to_string());
         }
-        if !std::path::Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists() {
+        if !std::path::Path::new(BRIDGE_FILTER).exists() {
             out.push("The kernel does not filter bridged packets: modprobe br_netfilter".to_string());
         }
         out

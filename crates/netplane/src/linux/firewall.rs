@@ -263,7 +263,8 @@ impl Plan<'_> {
             filter::declare_port(self.names, &port.id, &mut text);
             self.port_text(port, v6, false, &mut text);
             text.push_str("COMMIT\n");
-            if let Err(why) = exec::run(tool, &["--noflush", "-w", "10", "--test"], &text) {
+            // Loaded for real: a test run does not ask the kernel.
+            if let Err(why) = exec::run(tool, &args, &text) {
                 closed.insert(port.id.clone(), why);
             }
         }

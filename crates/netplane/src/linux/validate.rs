@@ -190,6 +190,9 @@ pub(super) fn rule(r: &Rule) -> Outcome<()> {
         id(group)?;
     }
     let number = protocol(r)?;
+    if number == Some(58) && r.ip_version == 4 {
+        return Err("ICMPv6 in an IPv4 rule".to_string());
+    }
     match (r.port_min, r.port_max) {
         (None, None) => Ok(()),
         (Some(kind), code) if matches!(number, Some(1 | 58)) => {

@@ -173,3 +173,57 @@ fn forged_sources_do_not_leave_the_guest() {
         plane.wipe().await.unwrap();
     });
 }
+
+#[test]
+fn dhcpv6_offers_the_ports_address() {
+    on_host("d6", |rig| async move {
+        let plane = LinuxPlane::new(rig.config.clone());
+        let mut a = port("a", "n", 1, "2001:db8:2::55");
+        a.rules.push(Rule { ip_version: 6, ..rule(false, None) });
+        let ga = guest(&a, None, None);
+        let mut server = dhcp("10.0.0", &[&a], false);
+        server.subnets[0] = DhcpSubnet {
+            cidr: "2001:db8:2::/64".parse().unwrap(),
+            address: "2001:db8:2::2".parse().unwrap(),
+            gateway: Some("2001:db8:2::1".parse().unwrap()),
+            dns: vec!["2001:db8::53".parse().unwrap()],
+            ipv6_mode: Some("dhcpv6-stateful".into()),
+            ..server.subnets[0].clone()
+        };
+        server.hosts[0].options = vec![("bootfile-url".into(), "http://[2001:db8::9]/boot".into(), 6)];
+        let applied = plane.apply(&state(1, &[network("n", Some(server))], &[&a], &[])).await.unwrap();
+        assert!(applied.failed.is_empty(), "{:?}", applied.failed);
+        let link_local = "fe80::f816:3eff:fe00:1";
+        sh(&format!("ip -n {ga} addr replace {link_local}/64 dev eth0 nodad"));
+        let offer = inside(&ga, || {
+            let socket = std::net::UdpSocket::bind("[::]:546").unwrap();
+            socket.set_read_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
+            let index = nix::net::if_::if_nametoindex("eth0").unwrap();
+            let server = std::net::SocketAddrV6::new("ff02::1:2".parse().unwrap(), 547, 0, index);
+            // Solicit: client identifier from the MAC, one address association, the options wanted.
+            let mut solicit = vec![1, 1, 2, 3, 0, 1, 0, 10, 0, 3, 0, 1, 0xfa, 0x16, 0x3e, 0, 0, 1];
+            solicit.extend([0, 3, 0, 12, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0]);
+            solicit.extend([0, 6, 0, 4, 0, 23, 0, 59]);
+            let mut buffer = [0; 1500];
+            let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            while std::time::Instant::now() < end {
+                // Fails until the link-local address is checked for duplicates.
+                if socket.send_to(&solicit, server).is_err() {
+                    std::thread::yield_now();
+                    continue;
+                }
+                if let Ok(n) = socket.recv(&mut buffer) {
+                    return buffer[..n].to_vec();
+                }
+            }
+            Vec::new()
+        })
+        .await;
+        let has = |bytes: &[u8]| offer.windows(bytes.len()).any(|w| w == bytes);
+        assert_eq!(offer.first(), Some(&2), "an advertise message");
+        assert!(has(&"2001:db8:2::55".parse::<std::net::Ipv6Addr>().unwrap().octets()));
+        assert!(has(&"2001:db8::53".parse::<std::net::Ipv6Addr>().unwrap().octets()));
+        assert!(has(b"http://[2001:db8::9]/boot"), "the extra option");
+        plane.wipe().await.unwrap();
+    });
+}

@@ -158,3 +158,75 @@ fn a_moved_floating_address_is_announced() {
         plane.wipe().await.unwrap();
     });
 }
+
+#[test]
+fn any_rule_that_is_accepted_can_be_loaded() {
+    on_host("fz", |rig| async move {
+        let plane = LinuxPlane::new(rig.config.clone());
+        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut roll = move |n: u64| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed % n
+        };
+        let protocols = [
+            "tcp",
+            "udp",
+            "icmp",
+            "icmpv6",
+            "ipv6-icmp",
+            "sctp",
+            "dccp",
+            "udplite",
+            "vrrp",
+            "gre",
+            "esp",
+            "ah",
+            "ipv6-frag",
+            "ipv6-opts",
+            "ipv6-route",
+            "ipv6-nonxt",
+            "igmp",
+            "0",
+            "254",
+            "255",
+            "47",
+            "TCP",
+        ];
+        let mut wanted = state(1, &[network("n", None)], &[], &[]);
+        wanted.groups.insert("grp".into(), vec!["10.0.0.5".parse().unwrap(), "2001:db8::5".parse().unwrap()]);
+        for i in 0..40u8 {
+            let mut p = port(&format!("p{i}"), "n", i, &format!("10.0.0.{}", i + 10));
+            p.rules.clear();
+            for _ in 0..30 {
+                let v6 = roll(2) == 1;
+                let icmp = roll(3) == 0;
+                let top = if icmp { 300 } else { 65_536 };
+                let prefix = match (roll(3), v6) {
+                    (0, _) => None,
+                    (_, false) => Some(format!("{}.{}.3.4/{}", roll(256), roll(256), roll(33)).parse().unwrap()),
+                    (_, true) => Some(format!("2001:{:x}::7/{}", roll(65_536), roll(129)).parse().unwrap()),
+                };
+                p.rules.push(Rule {
+                    ingress: roll(2) == 1,
+                    ip_version: if v6 { 6 } else { 4 },
+                    protocol: (roll(6) > 0).then(|| protocols[roll(protocols.len() as u64) as usize].to_string()),
+                    port_min: (roll(2) == 1).then(|| roll(top) as u16),
+                    port_max: (roll(2) == 1).then(|| roll(top) as u16),
+                    remote_prefix: prefix,
+                    remote_group: (roll(4) == 0).then(|| "grp".to_string()),
+                    stateful: roll(5) > 0,
+                });
+            }
+            wanted.ports.insert(p.id.clone(), p);
+        }
+        let applied = plane.apply(&wanted).await.unwrap();
+        assert_eq!(applied.ports_up.len(), 40);
+        for why in applied.failed.values() {
+            assert!(why.starts_with("a security group rule is left out"), "{why}");
+        }
+        assert_eq!(plane.audit(false).await.unwrap(), Vec::<String>::new());
+        plane.wipe().await.unwrap();
+    });
+}
