@@ -1,17 +1,24 @@
 //! The Identity API v3 (3.14). One file per resource.
 
+mod application_credentials;
 mod assignments;
 mod auth;
+mod credentials;
+mod domain_config;
 mod domains;
+mod endpoint_filter;
 mod fields;
 mod grants;
 mod groups;
+mod limits;
 mod lists;
+mod policies;
 mod projects;
 mod regions;
 mod roles;
 mod rules;
 mod services;
+mod trusts;
 mod users;
 mod versions;
 
@@ -37,6 +44,13 @@ const TABLES: &[&[Op<Identity>]] = &[
     assignments::OPS,
     regions::OPS,
     services::OPS,
+    credentials::OPS,
+    application_credentials::OPS,
+    trusts::OPS,
+    policies::OPS,
+    endpoint_filter::OPS,
+    domain_config::OPS,
+    limits::OPS,
 ];
 
 pub fn build(identity: Arc<Identity>, policy: BTreeMap<String, String>, validator: Arc<dyn TokenValidator>) -> Result<Api<Identity>> {
@@ -45,6 +59,7 @@ pub fn build(identity: Arc<Identity>, policy: BTreeMap<String, String>, validato
         .auth_url(format!("{}/v3", identity.public_url))
         .rules(&rules::all_helpers())
         .rules(roles::RULES)
+        .rules(trusts::RULES)
         .overrides(policy)
         .mount("", versions::OPS);
     for table in TABLES {
