@@ -120,6 +120,10 @@ impl Core {
         }
         let spaces: Vec<String> = exec::ns_list().into_iter().filter(|ns| self.names.is_our_ns(ns)).collect();
         dnsmasq::end_in(&spaces);
+        // Fails when there is none, which is as good.
+        if let Err(why) = exec::run("ip", &["link", "del", "group", &self.names.group().to_string()], "") {
+            tracing::debug!(reason = %why, "device group");
+        }
         let mut batch = Batch::default();
         for link in netlink::links().unwrap_or_default().into_values() {
             if self.names.is_our_link(&link.name, &link.alias) {

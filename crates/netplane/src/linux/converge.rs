@@ -184,7 +184,7 @@ impl Core {
             if again(id) || was != Some(n) {
                 w.networks.insert(id.clone());
             }
-            if was.is_none_or(|o| o.kind != n.kind || o.mtu != n.mtu) {
+            if was.is_none_or(|o| !same_wire(o, n)) {
                 rewired.insert(id);
             }
         }
@@ -549,6 +549,16 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// Whether ports and routers of the network are unaffected by the change. Other hosts coming and
+/// going is the frequent one that does not touch them.
+fn same_wire(old: &Network, new: &Network) -> bool {
+    let kind = match (&old.kind, &new.kind) {
+        (NetworkKind::Vxlan { vni: a, local: b, .. }, NetworkKind::Vxlan { vni: c, local: d, .. }) => a == c && b == d,
+        (a, b) => a == b,
+    };
+    kind && old.mtu == new.mtu
 }
 
 fn dhcp_inside(n: &Network, d: &Dhcp) -> Inside {

@@ -27,7 +27,7 @@ struct Want<'a> {
     no_arp: bool,
 }
 
-fn ensure(links: &Links, owner: &str, want: &Want<'_>, batch: &mut Batch) -> Outcome<()> {
+fn ensure(group: u32, links: &Links, owner: &str, want: &Want<'_>, batch: &mut Batch) -> Outcome<()> {
     let name = want.name;
     let now = links.get(name);
     if let Some(link) = now {
@@ -39,7 +39,7 @@ fn ensure(links: &Links, owner: &str, want: &Want<'_>, batch: &mut Batch) -> Out
     }
     let mut set = String::new();
     if now.is_none_or(|l| l.alias != want.alias) {
-        set.push_str(&format!(" alias {}", want.alias));
+        set.push_str(&format!(" alias {} group {group}", want.alias));
         if want.mute {
             set.push_str(" addrgenmode none");
         }
@@ -95,7 +95,7 @@ impl Wiring<'_> {
             return Err(format!("device {name} exists and is not a bridge"));
         }
         let want = Want { name, alias, create, mtu: Some(mtu), mac: None, master: None, up: true, mute: true, no_arp: true };
-        ensure(self.links, owner, &want, batch)
+        ensure(self.names.group(), self.links, owner, &want, batch)
     }
 
     /// The bridges the host's configuration asks for, with the host's own end.
@@ -124,7 +124,7 @@ impl Wiring<'_> {
         // The peer first: when the host's end comes up, the path is complete.
         let end =
             Want { name: &host, alias: alias.clone(), create, mtu: None, mac: None, master: None, up: true, mute: false, no_arp: false };
-        ensure(self.links, owner, &end, batch)?;
+        ensure(self.names.group(), self.links, owner, &end, batch)?;
         let link = Want {
             name: &peer,
             alias,
@@ -136,7 +136,7 @@ impl Wiring<'_> {
             mute: true,
             no_arp: false,
         };
-        ensure(self.links, owner, &link, batch)
+        ensure(self.names.group(), self.links, owner, &link, batch)
     }
 
     pub fn network(&self, n: &Network, batch: &mut Batch) -> Outcome<()> {
@@ -171,9 +171,9 @@ impl Wiring<'_> {
                 let stale = self.links.get(&name).is_some_and(|l| l.alias != want.alias);
                 if stale {
                     batch.push(owner, format!("link del dev {name}"));
-                    ensure(&Links::new(), owner, &want, batch)?;
+                    ensure(self.names.group(), &Links::new(), owner, &want, batch)?;
                 } else {
-                    ensure(self.links, owner, &want, batch)?;
+                    ensure(self.names.group(), self.links, owner, &want, batch)?;
                 }
             }
         }
@@ -210,7 +210,7 @@ impl Wiring<'_> {
                 mute: true,
                 no_arp: false,
             };
-            ensure(self.links, &n.id, &want, batch)?;
+            ensure(self.names.group(), self.links, &n.id, &want, batch)?;
         }
         Ok(())
     }
@@ -236,7 +236,7 @@ impl Wiring<'_> {
         let create = format!("link add {name} mtu {mtu} type veth peer name {inner} netns {ns} address {mac} mtu {mtu}");
         let alias = self.names.alias("link", owner);
         let want = Want { name, alias, create, mtu: Some(mtu), mac: None, master: Some(bridge), up: true, mute: true, no_arp: false };
-        ensure(self.links, owner, &want, batch)
+        ensure(self.names.group(), self.links, owner, &want, batch)
     }
 
     pub fn router(&self, r: &Router, state: &HostState, batch: &mut Batch) -> Outcome<()> {
@@ -265,7 +265,7 @@ impl Wiring<'_> {
             mute: true,
             no_arp: false,
         };
-        ensure(self.links, &p.id, &want, batch)
+        ensure(self.names.group(), self.links, &p.id, &want, batch)
     }
 }
 

@@ -152,6 +152,13 @@ impl Names {
         format!("02:{}", tail.join(":"))
     }
 
+    /// The device group of all devices of this installation; deleting a group takes one grace period
+    /// of the kernel instead of one per device.
+    pub fn group(&self) -> u32 {
+        let digest = Sha256::digest(format!("group:{}", self.tag).as_bytes());
+        u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]) & 0x7fff_ffff | 0x100
+    }
+
     /// Where the search for a free conntrack zone of a network begins (1–65000).
     pub fn zone_seed(network: &str) -> u16 {
         let digest = Sha256::digest(network.as_bytes());

@@ -16,6 +16,16 @@ pub struct Rig {
     pub config: PlaneConfig,
 }
 
+impl Drop for Rig {
+    /// Ends servers that a failed test left; the namespaces end with the thread.
+    fn drop(&mut self) {
+        let line = format!("find {} -name pid -exec cat {{}} +", self.dir.path().display());
+        for pid in try_sh(&line).1.split_whitespace().filter_map(|p| p.parse().ok()) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+        }
+    }
+}
+
 pub const SECRET: &str = "metadata-secret";
 
 /// Why these tests cannot run here, if so.
