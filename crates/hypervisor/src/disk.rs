@@ -66,7 +66,9 @@ impl Disks {
         make_dir(&dir, 0o711)?;
         make_dir(&dir.join(CACHE), 0o711)?;
         let disks = Self { dir, env, locks: Mutex::default() };
-        disks.sweep()?;
+        if let Err(e) = disks.sweep() {
+            tracing::warn!(error = %e.chain(), "old files could not be swept");
+        }
         Ok(disks)
     }
 
@@ -191,7 +193,8 @@ impl Disks {
     pub fn stored_spec(&self, guest_id: &str) -> Result<Option<GuestSpec>> {
         let path = self.paths(guest_id)?.spec();
         match std::fs::read(&path) {
-            Ok(b) => Ok(serde_json::from_slice(&b).ok()),
+            // Never taken for absent: an absent one lets the next spawn make the disks anew.
+            Ok(b) => serde_json::from_slice(&b).map(Some).map_err(|e| Error::internal(format!("cannot read {}", path.display())).caused_by(e)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(io("read", &path)(e)),
         }
@@ -369,4 +372,95 @@ fn write_spec(paths: &GuestPaths, spec: &GuestSpec) -> Result<()> {
     let bytes = serde_json::to_vec(spec).map_err(|e| Error::internal("cannot encode a guest").caused_by(e))?;
     create_file(&temp, &bytes)?;
     std::fs::rename(&temp, paths.spec()).map_err(io("rename", &temp))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::spec;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    struct Images(Vec<u8>, AtomicUsize);
+
+    #[async_trait::async_trait]
+    impl ImageSource for Images {
+        async fn fetch(&self, _: &str, dest: &Path) -> Result<()> {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            tokio::fs::write(dest, &self.0).await.map_err(|e| Error::internal("write").caused_by(e))
+        }
+    }
+
+    fn root(bytes: &[u8], format: &str) -> RootDisk {
+        let sha512 = Sha512::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+        RootDisk::Image { image_id: "i".to_owned(), format: format.to_owned(), sha512, size_bytes: bytes.len() as u64 }
+    }
+
+    #[tokio::test]
+    async fn an_image_is_fetched_once_and_only_right_bytes_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let disks = Disks::open(dir.path().join("instances"), Env::system()).unwrap();
+        let images = Images(vec![5; 4096], AtomicUsize::new(0));
+        let good = root(&images.0, "raw");
+        let (a, b) = tokio::join!(disks.base(&good, &images), disks.base(&good, &images));
+        assert_eq!(a.unwrap().unwrap(), b.unwrap().unwrap());
+        assert_eq!(images.1.load(Ordering::SeqCst), 1);
+        let wrong = root(&[6; 4096], "raw");
+        assert_eq!(disks.base(&wrong, &images).await.unwrap_err().kind, caelum_base::ErrorKind::Unavailable);
+        let cached = std::fs::read_dir(dir.path().join("instances/_base")).unwrap().count();
+        assert_eq!(cached, 1, "nothing of the wrong image stays");
+        for (format, sha) in [("vmdk", None), ("raw", Some(String::new()))] {
+            let mut bad = root(&images.0, format);
+            if let (RootDisk::Image { sha512, .. }, Some(s)) = (&mut bad, sha) {
+                *sha512 = s;
+            }
+            assert_eq!(disks.base(&bad, &images).await.unwrap_err().kind, caelum_base::ErrorKind::Invalid);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_base_that_names_other_files_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let disks = Disks::open(dir.path().to_owned(), Env::system()).unwrap();
+        let evil = qcow2::empty(1 << 20, Some(&qcow2::Backing { path: Path::new("/etc/shadow"), format: "raw" })).unwrap();
+        let (spec, images) = (root(&evil, "qcow2"), Images(evil, AtomicUsize::new(0)));
+        assert_eq!(disks.base(&spec, &images).await.unwrap_err().kind, caelum_base::ErrorKind::Invalid);
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_mark_never_counts_as_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let disks = Disks::open(dir.path().to_owned(), Env::system()).unwrap();
+        let mut s = spec("aaaaaaaa-0000-4000-8000-000000000001");
+        s.swap_mib = 1;
+        disks.make(&s, None).await.unwrap();
+        assert_eq!(disks.stored_spec(&s.id).unwrap(), Some(s.clone()));
+        std::fs::write(disks.paths(&s.id).unwrap().spec(), b"{").unwrap();
+        assert!(disks.stored_spec(&s.id).is_err());
+        assert_eq!(disks.guests().unwrap(), [s.id.clone()]);
+        disks.remove(&s.id).await.unwrap();
+        disks.remove(&s.id).await.unwrap();
+        assert!(disks.stored_spec(&s.id).unwrap().is_none());
+        assert!(disks.paths("../x").is_err());
+    }
+
+    #[tokio::test]
+    async fn the_sweep_keeps_what_guests_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = std::sync::Arc::new(caelum_base::ManualClock::at(Env::system().now()));
+        let env = Env { clock: clock.clone(), ..Env::system() };
+        let disks = Disks::open(dir.path().to_owned(), env).unwrap();
+        let (images, other) = (Images(vec![5; 4096], AtomicUsize::new(0)), Images(vec![7; 4096], AtomicUsize::new(0)));
+        let mut s = spec("aaaaaaaa-0000-4000-8000-000000000001");
+        s.root = root(&images.0, "raw");
+        let base = disks.base(&s.root, &images).await.unwrap();
+        disks.make(&s, base.clone()).await.unwrap();
+        let unused = disks.base(&root(&other.0, "raw"), &other).await.unwrap().unwrap();
+        std::fs::write(dir.path().join("_base/x.part"), b"").unwrap();
+        disks.sweep().unwrap();
+        assert!(unused.path.exists());
+        clock.advance(Duration::from_secs(90_000));
+        disks.sweep().unwrap();
+        assert!(base.unwrap().path.exists() && !unused.path.exists() && !dir.path().join("_base/x.part").exists());
+    }
 }

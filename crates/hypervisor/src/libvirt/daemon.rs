@@ -47,7 +47,8 @@ exec > /dev/null 2>&1 < /dev/null
 children=x
 while [ -n "$children" ]; do
   sleep 20
-  read -r children < /proc/$$/task/$$/children || children=
+  children=
+  read -r children < /proc/$$/task/$$/children || :
 done
 "#;
 
