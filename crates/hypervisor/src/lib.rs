@@ -16,6 +16,7 @@ mod sim;
 #[cfg(test)]
 mod testing;
 mod types;
+mod uptime;
 
 pub use libvirt::{LibvirtConfig, LibvirtHost};
 pub use sim::{Fault, FaultPoint, SimConfig, SimHost};
@@ -40,6 +41,12 @@ pub trait ImageSource: Send + Sync {
 pub trait Hypervisor: Send + Sync {
     /// Capacity and identity of the host, measured now.
     async fn host(&self) -> Result<HostInfo>;
+
+    /// How long the host has been up and its load, in the words of `uptime`. What is given here is the
+    /// machine this runs on; a proxy to another machine passes the question on.
+    async fn uptime(&self) -> Result<String> {
+        uptime::read().await
+    }
 
     /// Makes the guest exist as described and puts it into `spec.power`: image cached, disks and
     /// config drive made, domain defined, started. On error nothing of the guest is left.

@@ -199,7 +199,7 @@ async fn the_libvirt_host_keeps_the_contract() {
         contract(&host, dir.path()).await;
         real_extras(&host, config).await;
     });
-    let result = futures_lite(outcome).await;
+    let result = catch_panic(outcome).await;
     let started = Instant::now();
     host.wipe().await.unwrap();
     eprintln!("t= wipe {:?}", started.elapsed());
@@ -209,7 +209,7 @@ async fn the_libvirt_host_keeps_the_contract() {
 }
 
 /// Runs a future so that a panic inside does not skip the clean-up.
-async fn futures_lite<F: Future>(f: std::panic::AssertUnwindSafe<F>) -> std::result::Result<F::Output, Box<dyn std::any::Any + Send>> {
+async fn catch_panic<F: Future>(f: std::panic::AssertUnwindSafe<F>) -> std::result::Result<F::Output, Box<dyn std::any::Any + Send>> {
     let mut f = Box::pin(f.0);
     std::future::poll_fn(move |cx| {
         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| f.as_mut().poll(cx))) {
@@ -245,6 +245,19 @@ async fn real_extras(host: &LibvirtHost, config: LibvirtConfig) {
     let second = LibvirtHost::open(config, Env::system()).await.unwrap();
     assert_eq!(power(&second, &s.id).await, PowerState::Running);
     drop(second);
+    let many: Vec<GuestSpec> = (0..4).map(|_| spec(&Env::system(), &image)).collect();
+    let images = Images(image.clone());
+    let started = Instant::now();
+    let [a, b, c, d] = &many[..] else { panic!("four") };
+    let (a, b, c, d) = tokio::join!(host.spawn(a, &images), host.spawn(b, &images), host.spawn(c, &images), host.spawn(d, &images));
+    a.and(b).and(c).and(d).unwrap();
+    eprintln!("t= four spawns at once {:?}", started.elapsed());
+    assert_eq!(host.list().await.unwrap().len(), 5);
+    let started = Instant::now();
+    for g in &many {
+        host.destroy(&g.id).await.unwrap();
+    }
+    eprintln!("t= four destroys {:?}", started.elapsed());
     let bad = Images(vec![0; 1 << 20]);
     let mut other = spec(&Env::system(), &vec![1; 1 << 20]);
     let e = host.spawn(&other, &bad).await.unwrap_err();
