@@ -7,7 +7,7 @@
 //! Network devices are not made here. `netplane` makes the tap with its filters first; the guest is
 //! given the existing device.
 
-mod devices;
+pub mod devices;
 mod disk;
 mod qcow2;
 mod iso9660;
