@@ -45,6 +45,7 @@ struct Shared<S: 'static> {
     versions: Option<Microversions>,
     request_id_header: Option<&'static str>,
     project_prefix: Option<&'static str>,
+    strict_slash: bool,
     auth_url: String,
     /// Path pattern → indexes into `entries`.
     router: matchit::Router<Vec<usize>>,
@@ -68,6 +69,7 @@ pub struct ApiBuilder<S: 'static> {
     versions: Option<Microversions>,
     request_id_header: Option<&'static str>,
     project_prefix: Option<&'static str>,
+    strict_slash: bool,
     auth_url: String,
     mounts: Vec<(&'static str, &'static [Op<S>])>,
     rules: Vec<RuleDefault>,
@@ -83,6 +85,7 @@ impl<S: Send + Sync + 'static> Api<S> {
             versions: None,
             request_id_header: None,
             project_prefix: None,
+            strict_slash: false,
             auth_url: String::new(),
             mounts: Vec::new(),
             rules: Vec::new(),
@@ -122,6 +125,14 @@ impl<S: Send + Sync + 'static> ApiBuilder<S> {
     #[must_use]
     pub fn project_prefix(mut self, mount: &'static str) -> Self {
         self.project_prefix = Some(mount);
+        self
+    }
+
+    /// `/v2/images/` is no other spelling of `/v2/images` but a resource with an empty id, which is
+    /// not found. A version's own root may still end in a slash.
+    #[must_use]
+    pub fn strict_slash(mut self) -> Self {
+        self.strict_slash = true;
         self
     }
 
@@ -194,6 +205,7 @@ impl<S: Send + Sync + 'static> ApiBuilder<S> {
             versions: self.versions,
             request_id_header: self.request_id_header,
             project_prefix: self.project_prefix,
+            strict_slash: self.strict_slash,
             auth_url: self.auth_url,
             router,
             entries,
@@ -293,7 +305,8 @@ impl<S: Send + Sync + 'static> Shared<S> {
         let (parts, stream) = req.into_parts();
         let base_url = parts.extensions.get::<BaseUrl>().map(|b| b.0.clone()).unwrap_or_default();
         let (path, url_project) = self.strip_project(parts.uri.path());
-        let Ok(matched) = self.router.at(&path) else {
+        let empty_id = self.strict_slash && parts.uri.path().ends_with('/') && path.matches('/').count() > 1;
+        let Some(matched) = self.router.at(&path).ok().filter(|_| !empty_id) else {
             // Upstream authenticates before it routes: a caller without a token learns no paths.
             self.authenticate(&parts.headers).await?;
             return Err(Error::not_found("The resource could not be found."));

@@ -42,6 +42,9 @@ pub enum Filter {
     Any(Vec<Filter>),
     /// All hold (for use inside `Any`).
     All(Vec<Filter>),
+    /// `table` has a row whose column `on` is this record's id and whose other columns have these
+    /// values: lists by tag, property or membership without reading the bodies.
+    Exists { table: &'static str, on: &'static str, eq: Vec<(&'static str, Value)> },
 }
 
 /// What a list asks for. Without a limit every match is returned.
@@ -174,6 +177,15 @@ impl<'a> Builder<'a> {
             }
             Filter::Any(fs) => self.group(fs, " OR ", "1=0"),
             Filter::All(fs) => self.group(fs, " AND ", "1=1"),
+            Filter::Exists { table, on, eq } => {
+                let _ = write!(self.sql, "EXISTS (SELECT 1 FROM {table} x WHERE x.{on} = {}.id", self.table.name);
+                for (c, v) in eq {
+                    let n = self.param(v.clone());
+                    let _ = write!(self.sql, " AND x.{c} = ${n}");
+                }
+                self.sql.push(')');
+                Ok(())
+            }
         }
     }
 

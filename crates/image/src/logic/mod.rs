@@ -1,0 +1,5 @@
+pub mod attributes;
+pub mod ingest;
+pub mod list;
+pub mod patch;
+pub mod range;
