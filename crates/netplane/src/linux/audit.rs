@@ -4,6 +4,7 @@
 
 use super::exec::{self, Batch, Outcome};
 use super::{Core, dhcp, dnsmasq, firewall, links, netlink, router};
+use crate::{NetworkKind, PhysicalNetwork};
 use caelum_base::{Error, Result};
 use std::collections::BTreeSet;
 
@@ -71,7 +72,19 @@ impl Core {
         let state = &self.kept.state;
         let now = netlink::links()?;
         let ours: BTreeSet<String> = now.values().filter(|l| self.names.is_our_link(&l.name, &l.alias)).map(|l| l.name.clone()).collect();
-        compare("device", &ours, &links::all_names(&self.names, &self.config, state), &mut out);
+        let mut wanted = links::all_names(&self.names, &self.config, state);
+        for n in state.networks.values() {
+            // Only a bridge of the host is reached by a pair of devices; a NIC is put in directly.
+            if let NetworkKind::Flat { physical_network } = &n.kind
+                && let Some(PhysicalNetwork::HostDevice { device }) = self.config.physical.get(physical_network)
+                && now.get(device).is_some_and(|l| l.kind != "bridge")
+            {
+                let (ours, theirs) = self.names.patch_link(&n.id);
+                wanted.remove(&ours);
+                wanted.remove(&theirs);
+            }
+        }
+        compare("device", &ours, &wanted, &mut out);
         let spaces = exec::ns_list().into_iter().filter(|ns| self.names.is_our_ns(ns)).collect();
         compare("namespace", &spaces, &self.wanted_namespaces(state), &mut out);
         let sets = firewall::sets(&self.names)?;

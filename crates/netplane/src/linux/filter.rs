@@ -69,15 +69,10 @@ pub(super) fn network_rules(names: &Names, network: &str, ports: &[&Port], out: 
     let _ = writeln!(out, "-A {chain} -j ACCEPT");
 }
 
-/// A port's rules in one family. Bad rules are left out and returned.
-pub(super) fn port_rules(names: &Names, port: &Port, v6: bool, out: &mut String) -> Vec<String> {
-    let chain = |which| names.chain_of(which, &port.id);
-    let (from, to, source) = (chain('o'), chain('i'), chain('s'));
-    for (mac, net) in pairs(port).iter().filter(|(_, net)| net.addr().is_ipv6() == v6) {
-        let _ = writeln!(out, "-A {source} -s {net} -m mac --mac-source {mac} -j RETURN");
-    }
-    let _ = writeln!(out, "-A {source} -j DROP");
-    let before: &[&str] = if v6 {
+/// What every guest may and may not send before and after its source is checked, and what it always
+/// receives: addresses and neighbours work under any security group.
+fn fixed_rules(v6: bool) -> (&'static [&'static str], &'static [&'static str], &'static [&'static str]) {
+    let before: &'static [&'static str] = if v6 {
         // Duplicate address detection and multicast membership come from the unspecified address.
         &[
             "-s ::/128 -p ipv6-icmp -m icmp6 --icmpv6-type 131 -j RETURN",
@@ -88,7 +83,7 @@ pub(super) fn port_rules(names: &Names, port: &Port, v6: bool, out: &mut String)
     } else {
         &["-s 0.0.0.0/32 -d 255.255.255.255/32 -p udp -m udp --sport 68 --dport 67 -j RETURN"]
     };
-    let after: &[&str] = if v6 {
+    let after: &'static [&'static str] = if v6 {
         &[
             "-p ipv6-icmp -m icmp6 --icmpv6-type 134 -j DROP",
             "-p ipv6-icmp -m icmp6 --icmpv6-type 137 -j DROP",
@@ -103,7 +98,7 @@ pub(super) fn port_rules(names: &Names, port: &Port, v6: bool, out: &mut String)
     } else {
         &["-p udp -m udp --sport 68 --dport 67 -j RETURN", "-p udp -m udp --sport 67 --dport 68 -j DROP"]
     };
-    let inbound: &[&str] = if v6 {
+    let inbound: &'static [&'static str] = if v6 {
         &[
             "-p ipv6-icmp -m icmp6 --icmpv6-type 130 -j ACCEPT",
             "-p ipv6-icmp -m icmp6 --icmpv6-type 134 -j ACCEPT",
@@ -114,6 +109,18 @@ pub(super) fn port_rules(names: &Names, port: &Port, v6: bool, out: &mut String)
     } else {
         &["-p udp -m udp --sport 67 --dport 68 -j ACCEPT"]
     };
+    (before, after, inbound)
+}
+
+/// A port's rules in one family. Bad rules are left out and returned.
+pub(super) fn port_rules(names: &Names, port: &Port, v6: bool, out: &mut String) -> Vec<String> {
+    let chain = |which| names.chain_of(which, &port.id);
+    let (from, to, source) = (chain('o'), chain('i'), chain('s'));
+    for (mac, net) in pairs(port).iter().filter(|(_, net)| net.addr().is_ipv6() == v6) {
+        let _ = writeln!(out, "-A {source} -s {net} -m mac --mac-source {mac} -j RETURN");
+    }
+    let _ = writeln!(out, "-A {source} -j DROP");
+    let (before, after, inbound) = fixed_rules(v6);
     for line in before {
         let _ = writeln!(out, "-A {from} {line}");
     }

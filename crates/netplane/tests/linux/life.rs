@@ -54,7 +54,7 @@ fn survives_restarts_finds_orphans_and_leaves_nothing() {
         let before = snapshot();
         let plane = LinuxPlane::new(rig.config.clone());
         assert_eq!(plane.check().await, Vec::<String>::new());
-        let (mut wanted, a, _) = world(5);
+        let (wanted, _, _) = world(5);
         let applied = plane.apply(&wanted).await.unwrap();
         assert!(applied.failed.is_empty(), "{:?}", applied.failed);
         assert_eq!(plane.audit(false).await.unwrap(), Vec::<String>::new());
@@ -107,13 +107,24 @@ fn survives_restarts_finds_orphans_and_leaves_nothing() {
         assert_eq!(applied.ports_up, ["a"]);
         assert!(!snapshot().contains("tapb") && !snapshot().contains("cxlf"));
         assert_eq!(plane.audit(false).await.unwrap(), Vec::<String>::new());
-        // A patch heals filters that somebody flushed.
+        plane.wipe().await.unwrap();
+        assert_eq!(snapshot(), before);
+        assert!(!rig.config.run_dir.join("state.json").exists());
+    });
+}
+
+#[test]
+fn a_patch_heals_flushed_filters_and_a_bad_object_stands_alone() {
+    on_host("hl", |rig| async move {
+        let plane = LinuxPlane::new(rig.config.clone());
+        let (mut wanted, a, _) = world(5);
+        plane.apply(&wanted).await.unwrap();
         sh("iptables -F; iptables -X; nft flush ruleset bridge 2>/dev/null || true");
-        patch = HostPatch { generation: 6, ..HostPatch::default() };
+        let mut patch = HostPatch { generation: 6, ..HostPatch::default() };
         let mut changed = a.clone();
         changed.rules.push(rule(true, Some("icmp")));
         patch.ports.insert("a".into(), Some(changed));
-        assert_eq!(plane.patch(&patch).await.unwrap().ports_up, ["a"]);
+        assert_eq!(plane.patch(&patch).await.unwrap().ports_up, ["a", "b"]);
         assert_eq!(plane.audit(false).await.unwrap(), Vec::<String>::new());
         let mut bad = a.clone();
         bad.tap = "eth0".into();
@@ -122,8 +133,6 @@ fn survives_restarts_finds_orphans_and_leaves_nothing() {
         let applied = plane.apply(&wanted).await.unwrap();
         assert!(applied.failed["bad"].contains("not a tap"), "{:?}", applied.failed);
         plane.wipe().await.unwrap();
-        assert_eq!(snapshot(), before);
-        assert!(!rig.config.run_dir.join("state.json").exists());
     });
 }
 

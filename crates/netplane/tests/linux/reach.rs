@@ -230,3 +230,35 @@ fn any_rule_that_is_accepted_can_be_loaded() {
         plane.wipe().await.unwrap();
     });
 }
+
+#[test]
+fn uses_the_hosts_own_bridge_or_device_and_leaves_it() {
+    on_host("hd", |mut rig| async move {
+        sh("ip link add hostbr type bridge && ip addr add 198.51.100.1/24 dev hostbr && ip link set hostbr up");
+        sh("ip netns add out && ip link add nic0 type veth peer name far netns out && ip link set nic0 up");
+        sh("ip -n out addr add 198.51.100.2/24 dev far && ip -n out link set far up");
+        for (round, (device, target)) in [("hostbr", "198.51.100.1"), ("nic0", "198.51.100.2")].into_iter().enumerate() {
+            let before = snapshot();
+            let device = device.to_string();
+            rig.config.physical.insert("public".into(), PhysicalNetwork::HostDevice { device: device.clone() });
+            let plane = LinuxPlane::new(rig.config.clone());
+            let mut p = port(&format!("p{round}"), "ext", 1, "198.51.100.9");
+            p.rules.push(rule(true, Some("icmp")));
+            let ns = guest(&p, Some("198.51.100.9/24"), None);
+            let applied = plane.apply(&state(1, &[external("ext")], &[&p], &[])).await.unwrap();
+            assert!(applied.failed.is_empty(), "{:?}", applied.failed);
+            assert_eq!(plane.audit(false).await.unwrap(), Vec::<String>::new());
+            assert!(reaches(&ns, target), "{device}");
+            plane.wipe().await.unwrap();
+            sh(&format!("ip netns del {ns}"));
+            assert_eq!(snapshot(), before);
+        }
+        // A device that is not there fails its network and nothing else.
+        rig.config.physical.insert("public".into(), PhysicalNetwork::HostDevice { device: "nic9".into() });
+        let plane = LinuxPlane::new(rig.config.clone());
+        let applied = plane.apply(&state(1, &[external("ext"), network("n", None)], &[], &[])).await.unwrap();
+        assert_eq!(applied.networks_up, ["n"]);
+        assert!(applied.failed["ext"].contains("nic9"), "{:?}", applied.failed);
+        plane.wipe().await.unwrap();
+    });
+}

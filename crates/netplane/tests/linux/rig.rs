@@ -20,7 +20,11 @@ impl Drop for Rig {
     /// Ends servers that a failed test left; the namespaces end with the thread.
     fn drop(&mut self) {
         let line = format!("find {} -name pid -exec cat {{}} +", self.dir.path().display());
-        for pid in try_sh(&line).1.split_whitespace().filter_map(|p| p.parse().ok()) {
+        let ours = |pid: &i32| {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&command).contains(&self.dir.path().display().to_string())
+        };
+        for pid in try_sh(&line).1.split_whitespace().filter_map(|p| p.parse().ok()).filter(ours) {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
         }
     }
