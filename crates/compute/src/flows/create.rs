@@ -275,6 +275,12 @@ async fn make_volumes(cx: StepCx<State>, mut flow: CreateServer) -> Result<Creat
         }
         volumes::attach(&cx, &flow.server_id, &flow.host, v).await?;
     }
+    if !rows.is_empty() {
+        let mut named = server.value;
+        named.volumes = rows;
+        guest::name_devices(&mut named)?;
+        rows = named.volumes;
+    }
     flow.volumes = rows;
     Ok(flow)
 }

@@ -5,7 +5,7 @@ use crate::logic::{config_drive, network, volumes};
 use crate::store::servers::{ImageFacts, Server, ServerData, ServerPort};
 use caelum_base::{Error, Result};
 use caelum_flow::StepCx;
-use caelum_hypervisor::{ConfigDrive, GuestSpec, Nic, RootDisk};
+use caelum_hypervisor::{devices, ConfigDrive, GuestSpec, Nic, RootDisk};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -14,8 +14,18 @@ pub async fn spec(state: &State, s: &Server, running: bool) -> Result<GuestSpec>
     spec_with(state, s, s.image.as_ref(), running).await
 }
 
-/// As [`spec`] with another root image (rebuild, rescue).
+/// As [`spec`] with another root image (unshelve).
 pub async fn spec_with(state: &State, s: &Server, image: Option<&ImageFacts>, running: bool) -> Result<GuestSpec> {
+    let mut spec = bare(s, image, running)?;
+    if s.config_drive {
+        let data = state.db.get::<ServerData>(&s.id).await?.map(|d| d.value).unwrap_or_default();
+        spec.config_drive = Some(ConfigDrive { files: config_drive::files(state, s, &data).await? });
+    }
+    Ok(spec)
+}
+
+/// The description without a config drive.
+pub fn bare(s: &Server, image: Option<&ImageFacts>, running: bool) -> Result<GuestSpec> {
     let props: BTreeMap<String, String> = image.map(|i| i.properties.clone()).unwrap_or_default();
     let root = match image {
         _ if s.volume_backed() => RootDisk::Volume,
@@ -26,12 +36,6 @@ pub async fn spec_with(state: &State, s: &Server, image: Option<&ImageFacts>, ru
             size_bytes: i.size_bytes,
         },
         None => return Err(Error::conflict(format!("Server {} has neither an image nor a boot volume.", s.id))),
-    };
-    let config_drive = if s.config_drive {
-        let data = state.db.get::<ServerData>(&s.id).await?.map(|d| d.value).unwrap_or_default();
-        Some(ConfigDrive { files: config_drive::files(state, s, &data).await? })
-    } else {
-        None
     };
     Ok(GuestSpec {
         id: s.id.clone(),
@@ -49,9 +53,21 @@ pub async fn spec_with(state: &State, s: &Server, image: Option<&ImageFacts>, ru
         volumes: s.volumes.iter().filter(|v| !v.volume_id.is_empty()).map(volumes::disk).collect(),
         nics: s.ports.iter().map(|p| nic(p, &props)).collect(),
         image_props: props,
-        config_drive,
+        config_drive: None,
         running,
     })
+}
+
+/// Gives every volume without a device name the one the host will choose.
+pub fn name_devices(s: &mut Server) -> Result<()> {
+    let spec = bare(s, s.image.as_ref(), true)?;
+    for slot in devices::layout(&spec)? {
+        let devices::DiskRole::Volume(disk) = slot.role else { continue };
+        if let Some(v) = s.volumes.iter_mut().find(|v| v.volume_id == disk.volume_id) {
+            v.device = Some(format!("/dev/{}", slot.name));
+        }
+    }
+    Ok(())
 }
 
 fn unsigned(n: i64) -> u64 {

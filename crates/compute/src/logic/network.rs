@@ -238,6 +238,12 @@ fn bound(port: Port) -> Result<Port> {
     Ok(port)
 }
 
+/// Moves a server's port to another host, or with an empty name to none.
+pub async fn port_rehost(state: &State, port_id: &str, host: &str) -> Result<()> {
+    let body = json!({"port": {"binding:host_id": host}});
+    state.peers.network.put(format!("/v2.0/ports/{port_id}")).json(&body).done_or_gone().await
+}
+
 /// Takes a user's port away from a server; the port stays. Only if the server still has it.
 pub async fn port_unbind(state: &State, port_id: &str, server_id: &str) -> Result<()> {
     let found: Result<PortBody> = state.peers.network.get(format!("/v2.0/ports/{port_id}")).fetch().await;
@@ -294,6 +300,7 @@ pub async fn remember(state: &State, port: &Port, ours: bool, tag: Option<String
         ours,
         tag,
         active: port.is_active(),
+        made_by: String::new(),
     })
 }
 
@@ -309,6 +316,7 @@ pub async fn refresh(state: &State, server_id: &str, known: &[ServerPort]) -> Re
     for p in sorted {
         let before = at(&p.id).and_then(|i| known.get(i));
         let mut row = remember(state, p, before.is_some_and(|b| b.ours), before.and_then(|b| b.tag.clone())).await?;
+        row.made_by = before.map(|b| b.made_by.clone()).unwrap_or_default();
         for ip in &mut row.fixed_ips {
             ip.floating_ips = floating.get(&(p.id.clone(), ip.address.clone())).cloned().unwrap_or_default();
         }

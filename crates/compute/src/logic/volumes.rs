@@ -220,6 +220,14 @@ pub async fn detach(state: &State, attachment_id: &str) -> Result<()> {
     state.block()?.delete(format!("/v3/attachments/{attachment_id}")).done_or_gone().await
 }
 
+/// Ends the attachment of one volume to a server.
+pub async fn detach_volume_of(state: &State, server_id: &str, volume_id: &str) -> Result<()> {
+    for a in attachments_of(state, server_id).await?.iter().filter(|a| a.volume_id == volume_id) {
+        detach(state, &a.id).await?;
+    }
+    Ok(())
+}
+
 /// Ends every attachment of a server, known or not.
 pub async fn detach_all(state: &State, server_id: &str) -> Result<()> {
     if state.peers.block.is_none() {

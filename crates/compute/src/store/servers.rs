@@ -128,6 +128,9 @@ pub struct ServerPort {
     pub ours: bool,
     pub tag: Option<String>,
     pub active: bool,
+    /// The action that attached it later, if one did.
+    #[serde(default)]
+    pub made_by: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
