@@ -13,12 +13,25 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if !matches!(cli.command, Command::Serve { .. } | Command::Up { detach: false, .. }) {
+        quiet_pipes();
+    }
     match run(&cli) {
         Ok(code) => code,
         Err(e) => {
             eprintln!("caelum: {}", e.message);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// `caelum … | head` ends quietly, as other programs do. Not for the running cloud: a client that goes
+/// away must not end it.
+fn quiet_pipes() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: the default action is no handler of ours, and no other thread runs yet.
+    if let Err(e) = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) } {
+        eprintln!("caelum: {e}");
     }
 }
 
