@@ -4,8 +4,8 @@ use super::forms;
 use crate::State;
 use crate::logic::quotas as logic;
 use caelum_base::Result;
-use caelum_policy::personas::{ADMIN, ANYONE, PROJECT};
-use caelum_policy::{RuleDefault, Target};
+use caelum_policy::personas::{ANYONE, PROJECT};
+use caelum_policy::Target;
 use caelum_rest::{Access, Ctx, Op, Reply, Version, h};
 use serde_json::{Map, json};
 
@@ -13,8 +13,6 @@ pub const OPS: &[Op<State>] = &[Op::get("limits_show", "/limits", Access::rule("
 
 const OTHER: &str = "os_compute_api:limits:other_project";
 
-/// Rules beside operations.
-pub const RULES: &[RuleDefault] = &[RuleDefault { name: OTHER, check: ADMIN, scopes: PROJECT }];
 
 /// Name in the answer, name of the limit, first version without it.
 const MAXIMA: &[(&str, &str, Version)] = &[

@@ -39,6 +39,8 @@ impl Transport for Peer {
         let sent = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         self.asked.lock().unwrap().push((call.clone(), sent));
         let found = self.answers.lock().unwrap().get(&call).cloned();
+        // Placement is asked which traits it knows; the answer does not matter here.
+        let found = found.or_else(|| call.starts_with("GET /traits?").then(|| (200, json!({"traits": []}))));
         let (status, body) = found.unwrap_or((404, json!({"NeutronError": {"type": "NotFound", "message": "no such thing", "detail": ""}})));
         let mut r = Response::new(full(body.to_string()));
         *r.status_mut() = http::StatusCode::from_u16(status).unwrap();
@@ -77,9 +79,15 @@ pub async fn cloud_with(change: impl FnOnce(&mut Config)) -> Cloud {
     let (network, image) = (Arc::new(Peer::default()), Arc::new(Peer::default()));
     let placement = Arc::new(Peer::default());
     let client = |name, peer: &Arc<Peer>| ServiceClient::new(name, peer.clone() as Arc<dyn Transport>, Arc::new(Own));
-    for answer in ["GET /resource_providers?name=host1", "GET /resource_providers?in_tree=x"] {
-        placement.answer(answer, 200, json!({"resource_providers": []}));
-    }
+    let provider = "cccccccc-0000-4000-8000-000000000001";
+    let path = format!("/resource_providers/{provider}");
+    placement.answer("GET /resource_providers?name=host1", 200, json!({"resource_providers": [{"uuid": provider}]}));
+    let inventories = json!({"inventories": {}, "resource_provider_generation": 1});
+    placement.answer(&format!("GET {path}/inventories"), 200, inventories.clone());
+    placement.answer(&format!("PUT {path}/inventories"), 200, inventories);
+    let traits = json!({"traits": ["COMPUTE_NODE"], "resource_provider_generation": 1});
+    placement.answer(&format!("GET {path}/traits"), 200, traits.clone());
+    placement.answer(&format!("PUT {path}/traits"), 200, traits);
     let host = Arc::new(SimHost::open(SimConfig { hostname: "host1".into(), ..SimConfig::default() }, env.clone()).unwrap());
     let mut config = Config::default();
     change(&mut config);
@@ -118,6 +126,11 @@ impl Cloud {
         let status = r.status().as_u16();
         let bytes = read_limited(r.into_body(), 16 << 20).await.unwrap();
         (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    /// Makes `host1` report and so appear among the hosts.
+    pub async fn report(&self) {
+        caelum_compute::reconcile::hosts::report(self.service.state(), "host1").await.unwrap();
     }
 
     pub async fn get(&self, token: &str, version: &str, path: &str) -> (u16, Value) {
