@@ -1,5 +1,6 @@
 //! The REST API: one file per resource. Microversions live here and nowhere below.
 
+pub mod actions;
 pub mod catalog;
 pub mod server_create;
 pub mod server_list;
@@ -10,6 +11,19 @@ pub mod flavor_specs;
 pub mod flavors;
 pub mod forms;
 pub mod keypairs;
+pub mod aggregates;
+pub mod extensions;
+pub mod hypervisors;
+pub mod images;
+pub mod security_groups;
+pub mod limits;
+pub mod migrations;
+pub mod quotas;
+pub mod server_groups;
+pub mod services;
+pub mod usage;
+pub mod versions;
+pub mod zones;
 
 use crate::State;
 use caelum_base::{Env, Result};
@@ -24,7 +38,7 @@ const VERSIONS: Microversions =
     Microversions { service_type: "compute", legacy_header: Some("x-openstack-nova-api-version"), min: MIN, max: MAX };
 
 /// Operations of servers, below `/v2.1`.
-const SERVERS: &[&[Op<State>]] = &[servers::OPS];
+const SERVERS: &[&[Op<State>]] = &[servers::OPS, actions::OPS];
 
 pub(crate) fn build(
     state: Arc<State>,
@@ -39,6 +53,7 @@ pub(crate) fn build(
         .project_prefix("/v2.1")
         .auth_url(auth_url)
         .rules(caelum_policy::personas::COMPUTE)
+        .rules(catalog::RULES)
         .rules(servers::RULES)
         .overrides(policy);
     for ops in catalog::ROOT {

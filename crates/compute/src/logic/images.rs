@@ -82,6 +82,12 @@ impl ImageSource for Source {
     }
 }
 
+/// An image by the service's own rights.
+pub async fn image(state: &State, id: &str) -> Result<ImageFacts> {
+    let body: Map<String, Value> = state.peers.image.get(format!("/v2/images/{}", path(id)?)).fetch().await?;
+    Ok(facts(&body))
+}
+
 /// Makes an image record for a snapshot, as the user. Returns its id.
 pub async fn image_create(state: &State, token: &Secret<String>, record: &Value) -> Result<String> {
     let body: Value = state.peers.image.post("/v2/images").as_user(token).json(record).fetch().await?;

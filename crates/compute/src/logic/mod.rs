@@ -1,5 +1,6 @@
 //! What compute's operations mean, free of HTTP and microversions.
 
+pub mod actions;
 pub mod bdm;
 pub mod create;
 pub mod delete;
