@@ -14,6 +14,7 @@ pub const OPS: &[Op<State>] = &[
     Op::get("agent_list", "/agents", admin("get_agent"), h!(index)),
     Op::get("agent_show", "/agents/{id}", admin("get_agent"), h!(show)),
     Op::get("agent_dhcp_networks", "/agents/{id}/dhcp-networks", admin("get_dhcp-networks"), h!(dhcp_networks)),
+    Op::get("agent_l3_routers", "/agents/{id}/l3-routers", admin("get_l3-routers"), h!(l3_routers)),
     Op::get("availability_zone_list", "/availability_zones", Access::Token, h!(zones)),
     Op::get("service_provider_list", "/service-providers", Access::Token, h!(providers)),
     Op::get("network_ip_availability_list", "/network-ip-availabilities", admin("get_network_ip_availability"), h!(usage_list)),
@@ -118,6 +119,17 @@ pub fn l3_agents(cx: &Ctx<State>) -> Vec<View> {
     let mut all = agents(cx);
     all.retain(|a| a.get("binary").and_then(Value::as_str) == Some("neutron-l3-agent"));
     all
+}
+
+async fn l3_routers(cx: Ctx<State>) -> Result<Reply> {
+    cx.authorize_own()?;
+    let a = find(&cx)?;
+    if a.get("binary").and_then(Value::as_str) != Some("neutron-l3-agent") {
+        return Reply::ok(&json!({"routers": []}));
+    }
+    let rows = cx.state.db.list::<crate::store::Router>(Query::new()).await?;
+    let views: Vec<View> = rows.iter().map(|r| super::routers::view(&cx, r)).collect();
+    Reply::ok(&json!({"routers": views}))
 }
 
 async fn zones(cx: Ctx<State>) -> Result<Reply> {

@@ -3,15 +3,19 @@
 mod attrs;
 mod availability;
 mod extensions;
+mod floating;
 mod groups;
 mod list;
 mod networks;
 mod ports;
 mod quotas;
+mod rbac;
 mod root;
+mod routers;
 mod rules;
 mod subnetpools;
 mod subnets;
+mod tags;
 
 use crate::logic::State;
 use crate::store::{Std, Standard};
@@ -117,6 +121,10 @@ pub fn build(
         .mount("/v2.0", subnetpools::OPS)
         .mount("/v2.0", ports::OPS)
         .mount("/v2.0", groups::OPS)
+        .mount("/v2.0", routers::OPS)
+        .mount("/v2.0", floating::OPS)
+        .mount("/v2.0", rbac::OPS)
+        .mount("/v2.0", tags::OPS)
         .mount("/v2.0", quotas::OPS)
         .mount("/v2.0", extensions::OPS)
         .mount("/v2.0", availability::OPS)

@@ -123,14 +123,15 @@ pub async fn visible(cx: &Ctx<State>) -> Result<Vec<Filter>> {
         .db
         .read(move |tx| {
             let mut ids = store::rbac_objects(tx, "network", &p, "access_as_shared")?;
-            ids.extend(store::rbac_objects(tx, "network", &p, "access_as_external")?);
+            for who in [p.as_str(), "*"] {
+                ids.extend(store::rbac_objects(tx, "network", who, "access_as_external")?);
+            }
             Ok(ids)
         })
         .await?;
     Ok(vec![Filter::Any(vec![
         Filter::Eq("project_id", project.into()),
         Filter::Eq("shared", true.into()),
-        Filter::Eq("external", true.into()),
         Filter::In("id", opened.into_iter().map(Into::into).collect()),
     ])])
 }
@@ -150,7 +151,7 @@ pub async fn target(cx: &Ctx<State>, n: &Network) -> Result<Target<'static>> {
     Ok(Target::project(n.project_id.clone())
         .with("network:project_id", n.project_id.clone())
         .with_bool("shared", n.shared || shared)
-        .with_bool("router:external", n.external || external))
+        .with_bool("router:external", external))
 }
 
 /// A network the caller may see, for references from other resources. Errors: `NetworkNotFound`.

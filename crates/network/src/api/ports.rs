@@ -11,7 +11,7 @@ use crate::store::{self, AddressPair, DhcpOption, Network, Port, Subnet};
 use caelum_base::{Error, Result};
 use caelum_policy::{Target, personas};
 use caelum_rest::{Access, Ctx, Op, Reply, h};
-use caelum_store::{Filter, Query};
+use caelum_store::Filter;
 use serde_json::{Map, Value, json};
 
 const READ: &str =
@@ -425,10 +425,4 @@ async fn delete(cx: Ctx<State>) -> Result<Reply> {
     cx.authorize(&t)?;
     cx.state.port_delete(p.id, if_revision(&cx)?).await?;
     Ok(Reply::no_content())
-}
-
-/// Ports of a device, for views of other resources.
-pub async fn of_device(st: &State, device_id: &str) -> Result<Vec<Port>> {
-    let rows = st.db.list::<Port>(Query::new().eq("device_id", device_id)).await?;
-    Ok(rows.into_iter().map(caelum_store::Stored::into_inner).collect())
 }

@@ -2,12 +2,15 @@
 //! checked in it, so that nothing can vanish between check and write.
 
 pub mod dhcp;
+pub mod floating;
 pub mod groups;
 pub mod ipam;
 pub mod net;
 pub mod networks;
 pub mod ports;
 pub mod quota;
+pub mod rbac;
+pub mod routers;
 pub mod sg_rules;
 pub mod subnetpools;
 pub mod subnets;

@@ -224,6 +224,16 @@ fn readdress(w: &mut Work<'_, '_>, p: &mut Port, wanted: &[Wanted]) -> Result<()
     detach_lost(w, p)
 }
 
+/// Gives a port of the service itself other addresses.
+pub fn move_port(w: &mut Work<'_, '_>, port_id: &str, wanted: &[Wanted]) -> Result<Vec<FixedIp>> {
+    let mut p = w.tx.get::<Port>(port_id)?.ok_or_else(|| not_found("port", port_id))?;
+    readdress(w, &mut p.value, wanted)?;
+    p.std.touch(w.now);
+    w.tx.update(&mut p)?;
+    w.changes.port(&p);
+    Ok(p.value.fixed_ips)
+}
+
 /// Floating addresses of fixed addresses the port no longer has come off.
 fn detach_lost(w: &mut Work<'_, '_>, p: &Port) -> Result<()> {
     for mut f in w.tx.list::<FloatingIp>(&Query::new().eq("port_id", p.id.as_str()))? {

@@ -142,10 +142,6 @@ impl Hosts {
         let _ = self.controller.set(c);
     }
 
-    pub fn controller(&self) -> Option<&Controller> {
-        self.controller.get()
-    }
-
     pub fn notifier(&self) -> &Notifier {
         &self.notifier
     }
