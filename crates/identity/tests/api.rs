@@ -1,5 +1,7 @@
 //! The API as a client sees it, without sockets.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use caelum_base::{Clock, Env, ManualClock, Secret, SystemRng, Timestamp};
 use caelum_identity::{Bootstrap, BootstrapService, Deps, Service, ServiceUser, start};
 use caelum_rest::{HttpService, full, read_limited};
@@ -173,7 +175,19 @@ async fn every_loss_of_a_right_ends_tokens_at_once() {
     let c = cloud().await;
     let member = c.role("member").await;
     let demo_project = id(&c.admin("GET", "/v3/projects?name=demo", Value::Null).await["projects"][0]);
-    for event in ["logout", "password", "self password", "disable user", "delete user", "disable project", "role", "group", "delete group", "delete project", "disable domain"] {
+    for event in [
+        "logout",
+        "password",
+        "self password",
+        "disable user",
+        "delete user",
+        "disable project",
+        "role",
+        "group",
+        "delete group",
+        "delete project",
+        "disable domain",
+    ] {
         let domain = id(&c.admin("POST", "/v3/domains", json!({"domain": {"name": event}})).await["domain"]);
         let user = id(&c.admin("POST", "/v3/users", json!({"user": {"name": event, "password": "pw", "domain_id": domain}})).await["user"]);
         let project = id(&c.admin("POST", "/v3/projects", json!({"project": {"name": event, "domain_id": domain}})).await["project"]);
@@ -279,7 +293,8 @@ async fn who_may_not_see_learns_nothing() {
     let a = c.call(&c.admin, "GET", "/v3/users/0123", Value::Null).await;
     assert_eq!((a.status, &a.body["error"]["message"]), (404, &json!("Could not find user: 0123.")));
     // Headers that internal middleware would set elsewhere mean nothing.
-    let spoofed = c.send(Method::GET, "/v3/users", &[("x-user-id", own), ("x-roles", "admin"), ("x-identity-status", "Confirmed")], None).await;
+    let spoofed =
+        c.send(Method::GET, "/v3/users", &[("x-user-id", own), ("x-roles", "admin"), ("x-identity-status", "Confirmed")], None).await;
     assert_eq!(spoofed.status, 401);
 }
 
@@ -332,6 +347,14 @@ async fn delegated_tokens_do_not_escape() {
     }
     let rescope = |t: &str| json!({"auth": {"identity": {"methods": ["token"], "token": {"id": t}}, "scope": scope(&project)}});
     assert_eq!(c.auth(rescope(&token.token)).await.status, 403);
+    // Access rules: nothing else is let through.
+    let rules = json!([{"service": "identity", "method": "GET", "path": "/v3/users/*"}]);
+    let made = c.call(&demo.token, "POST", &creds, json!({"application_credential": {"name": "narrow", "access_rules": rules}})).await;
+    let ac = &made.body["application_credential"];
+    let method = json!({"id": ac["id"], "secret": ac["secret"]});
+    let narrow = c.auth(json!({"auth": {"identity": {"methods": ["application_credential"], "application_credential": method}}})).await;
+    assert_eq!(c.call(&narrow.token, "GET", &format!("/v3/users/{user}"), Value::Null).await.status, 200);
+    assert_eq!(c.call(&narrow.token, "GET", "/v3/auth/projects", Value::Null).await.status, 403);
     // A trust gives the trustee the trustor's role, until it is deleted.
     let made = c.call(&demo.token, "POST", "/v3/OS-TRUST/trusts", trust.clone()).await;
     assert_eq!(made.status, 201, "{}", made.body);

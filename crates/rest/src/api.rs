@@ -315,6 +315,9 @@ impl<S: Send + Sync + 'static> Shared<S> {
         let here: Vec<&&Entry<S>> = candidates.iter().filter(|e| method_matches(&e.op.method, &parts.method)).collect();
         let public = here.iter().any(|e| matches!(e.op.access, Access::Public));
         let auth = if public { None } else { Some(self.authenticate(&parts.headers).await?) };
+        if let Some(auth) = &auth {
+            crate::access_rules::check(auth, self.service, &parts.method, [parts.uri.path(), &path])?;
+        }
         if here.is_empty() {
             return Err(Error::status(405, "The method is not allowed for this resource."));
         }

@@ -13,6 +13,7 @@
 //!   `X-Service-Token` influences it.
 //! - Every response carries a request id; an error's private cause goes to the log, never out.
 
+mod access_rules;
 mod api;
 mod auth;
 mod body;

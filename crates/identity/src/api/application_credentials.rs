@@ -15,13 +15,38 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 pub const OPS: &[Op<Identity>] = &[
-    Op::get("application_credential_list", "/users/{user_id}/application_credentials", ruled("identity:list_application_credentials", ADMIN_SYSTEM_READER_OR_OWNER), h!(list)),
-    Op::post("application_credential_create", "/users/{user_id}/application_credentials", ruled("identity:create_application_credential", OWNER), h!(create)),
-    Op::get("application_credential_show", "/users/{user_id}/application_credentials/{id}", ruled("identity:get_application_credential", ADMIN_SYSTEM_READER_OR_OWNER), h!(show)),
-    Op::delete("application_credential_delete", "/users/{user_id}/application_credentials/{id}", ruled("identity:delete_application_credential", ADMIN_OR_OWNER), h!(delete)),
+    Op::get(
+        "application_credential_list",
+        "/users/{user_id}/application_credentials",
+        ruled("identity:list_application_credentials", ADMIN_SYSTEM_READER_OR_OWNER),
+        h!(list),
+    ),
+    Op::post(
+        "application_credential_create",
+        "/users/{user_id}/application_credentials",
+        ruled("identity:create_application_credential", OWNER),
+        h!(create),
+    ),
+    Op::get(
+        "application_credential_show",
+        "/users/{user_id}/application_credentials/{id}",
+        ruled("identity:get_application_credential", ADMIN_SYSTEM_READER_OR_OWNER),
+        h!(show),
+    ),
+    Op::delete(
+        "application_credential_delete",
+        "/users/{user_id}/application_credentials/{id}",
+        ruled("identity:delete_application_credential", ADMIN_OR_OWNER),
+        h!(delete),
+    ),
     Op::get("access_rule_list", "/users/{user_id}/access_rules", ruled("identity:list_access_rules", ACCESS_RULE_SHOW), h!(rule_list)),
     Op::get("access_rule_show", "/users/{user_id}/access_rules/{id}", ruled("identity:get_access_rule", ACCESS_RULE_SHOW), h!(rule_show)),
-    Op::delete("access_rule_delete", "/users/{user_id}/access_rules/{id}", ruled("identity:delete_access_rule", ACCESS_RULE_WRITE), h!(rule_delete)),
+    Op::delete(
+        "access_rule_delete",
+        "/users/{user_id}/access_rules/{id}",
+        ruled("identity:delete_access_rule", ACCESS_RULE_WRITE),
+        h!(rule_delete),
+    ),
 ];
 
 /// Roles and access rules by id, for views.
@@ -44,7 +69,8 @@ fn rule_view(r: &AccessRule) -> Value {
 }
 
 fn view(cx: &Cx, a: &ApplicationCredential, n: &Names) -> Value {
-    let roles: Vec<Value> = a.role_ids.iter().filter_map(|id| n.roles.get(id)).map(|r| json!({"id": r.id, "name": r.name, "domain_id": null})).collect();
+    let roles: Vec<Value> =
+        a.role_ids.iter().filter_map(|id| n.roles.get(id)).map(|r| json!({"id": r.id, "name": r.name, "domain_id": null})).collect();
     let mut v = json!({
         "id": a.id, "name": a.name, "description": a.description, "user_id": a.user_id, "project_id": a.project_id, "system": a.system,
         "roles": roles, "unrestricted": a.unrestricted, "expires_at": a.expires_at.map(Timestamp::iso_micros),
@@ -101,7 +127,8 @@ fn wanted_roles(cx: &Cx, roles: Option<Vec<Value>>) -> Result<Vec<String>> {
             return Err(Error::invalid("Invalid input for field 'roles': a role has an id or a name"));
         }
         let found = own.iter().find(|o| id.map_or(Some(o.name.as_str()) == name, |i| o.id == i));
-        let found = found.ok_or_else(|| Error::invalid("Invalid application credential: Could not find role assignment for one of the roles."))?;
+        let found =
+            found.ok_or_else(|| Error::invalid("Invalid application credential: Could not find role assignment for one of the roles."))?;
         if !out.contains(&found.id) {
             out.push(found.id.clone());
         }
@@ -121,7 +148,9 @@ fn wanted_rules(cx: &Cx, rules: Option<Vec<Value>>) -> Result<Option<Vec<AccessR
         let user_id = cx.param("user_id").to_string();
         match (id, service, path, method) {
             // A reference to one that exists; looked up when storing.
-            (Some(id), None, None, None) => out.push(AccessRule { id, user_id, service: String::new(), method: String::new(), path: String::new() }),
+            (Some(id), None, None, None) => {
+                out.push(AccessRule { id, user_id, service: String::new(), method: String::new(), path: String::new() })
+            }
             (_, Some(service), Some(path), Some(method)) => {
                 if !matches!(method.as_str(), "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS" | "TRACE" | "CONNECT") {
                     return Err(Error::invalid(format!("Invalid input for field 'method': {method} is not one")));
@@ -144,7 +173,11 @@ fn store_rules(tx: &mut Tx<'_>, rules: &[AccessRule]) -> Result<Vec<String>> {
             ids.push(r.id.clone());
             continue;
         }
-        let q = Query::new().eq("user_id", r.user_id.as_str()).eq("service", r.service.as_str()).eq("method", r.method.as_str()).eq("path", r.path.as_str());
+        let q = Query::new()
+            .eq("user_id", r.user_id.as_str())
+            .eq("service", r.service.as_str())
+            .eq("method", r.method.as_str())
+            .eq("path", r.path.as_str());
         match tx.first::<AccessRule>(&q)? {
             Some(known) => ids.push(known.id.clone()),
             None => {
@@ -160,7 +193,9 @@ fn store_rules(tx: &mut Tx<'_>, rules: &[AccessRule]) -> Result<Vec<String>> {
 pub fn future(cx: &Cx, text: Option<String>) -> Result<Option<Timestamp>> {
     let Some(text) = text else { return Ok(None) };
     let t = Timestamp::parse(&text).filter(|_| text.len() > 10);
-    let t = t.ok_or_else(|| Error::invalid(format!("Invalid input for field 'expires_at': '{}' is not a time", text.chars().take(64).collect::<String>())))?;
+    let t = t.ok_or_else(|| {
+        Error::invalid(format!("Invalid input for field 'expires_at': '{}' is not a time", text.chars().take(64).collect::<String>()))
+    })?;
     if t <= cx.env.now() {
         return Err(Error::invalid("The expiration time must be in the future."));
     }
@@ -177,7 +212,9 @@ async fn create(mut cx: Cx) -> Result<Reply> {
     let mut f = f?;
     let project_id = cx.auth().project_id()?.to_string();
     let secret = match f.text("secret")?.flatten() {
-        Some(s) if s.is_empty() || s.len() > 255 => return Err(Error::invalid("Invalid input for field 'secret': 1 to 255 characters are expected")),
+        Some(s) if s.is_empty() || s.len() > 255 => {
+            return Err(Error::invalid("Invalid input for field 'secret': 1 to 255 characters are expected"));
+        }
         Some(s) => Secret::new(s),
         None => Secret::new(b64(&cx.env.bytes(64))),
     };

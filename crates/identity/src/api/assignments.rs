@@ -13,12 +13,8 @@ use caelum_store::{Query, Tx};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-pub const OPS: &[Op<Identity>] = &[Op::get(
-    "role_assignment_list",
-    "/role_assignments",
-    ruled("identity:list_role_assignments", DOMAIN_LIST),
-    h!(assignment_list),
-)];
+pub const OPS: &[Op<Identity>] =
+    &[Op::get("role_assignment_list", "/role_assignments", ruled("identity:list_role_assignments", DOMAIN_LIST), h!(assignment_list))];
 
 /// One line of the answer, and where it comes from.
 #[derive(Clone)]

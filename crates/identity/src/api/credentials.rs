@@ -22,12 +22,42 @@ pub const OPS: &[Op<Identity>] = &[
     Op::get("credential_list", "/credentials", ruled("identity:list_credentials", CREDENTIAL_SHOW), h!(credential_list)),
     Op::post("credential_create", "/credentials", ruled("identity:create_credential", CREDENTIAL_WRITE), h!(credential_create)),
     Op::get("credential_show", "/credentials/{credential_id}", ruled("identity:get_credential", CREDENTIAL_SHOW), h!(credential_show)),
-    Op::patch("credential_update", "/credentials/{credential_id}", ruled("identity:update_credential", CREDENTIAL_WRITE), h!(credential_update)),
-    Op::delete("credential_delete", "/credentials/{credential_id}", ruled("identity:delete_credential", CREDENTIAL_WRITE), h!(credential_delete)),
-    Op::get("ec2_credential_list", "/users/{user_id}/credentials/OS-EC2", ruled("identity:ec2_list_credentials", ADMIN_SYSTEM_READER_OR_OWNER), h!(ec2_list)),
-    Op::post("ec2_credential_create", "/users/{user_id}/credentials/OS-EC2", ruled("identity:ec2_create_credential", EC2_WRITE), h!(ec2_create)),
-    Op::get("ec2_credential_show", "/users/{user_id}/credentials/OS-EC2/{access}", ruled("identity:ec2_get_credential", CREDENTIAL_SHOW), h!(ec2_show)),
-    Op::delete("ec2_credential_delete", "/users/{user_id}/credentials/OS-EC2/{access}", ruled("identity:ec2_delete_credential", EC2_WRITE), h!(ec2_delete)),
+    Op::patch(
+        "credential_update",
+        "/credentials/{credential_id}",
+        ruled("identity:update_credential", CREDENTIAL_WRITE),
+        h!(credential_update),
+    ),
+    Op::delete(
+        "credential_delete",
+        "/credentials/{credential_id}",
+        ruled("identity:delete_credential", CREDENTIAL_WRITE),
+        h!(credential_delete),
+    ),
+    Op::get(
+        "ec2_credential_list",
+        "/users/{user_id}/credentials/OS-EC2",
+        ruled("identity:ec2_list_credentials", ADMIN_SYSTEM_READER_OR_OWNER),
+        h!(ec2_list),
+    ),
+    Op::post(
+        "ec2_credential_create",
+        "/users/{user_id}/credentials/OS-EC2",
+        ruled("identity:ec2_create_credential", EC2_WRITE),
+        h!(ec2_create),
+    ),
+    Op::get(
+        "ec2_credential_show",
+        "/users/{user_id}/credentials/OS-EC2/{access}",
+        ruled("identity:ec2_get_credential", CREDENTIAL_SHOW),
+        h!(ec2_show),
+    ),
+    Op::delete(
+        "ec2_credential_delete",
+        "/users/{user_id}/credentials/OS-EC2/{access}",
+        ruled("identity:ec2_delete_credential", EC2_WRITE),
+        h!(ec2_delete),
+    ),
 ];
 
 fn target(c: &Credential) -> Value {
@@ -167,8 +197,9 @@ async fn credential_update(mut cx: Cx) -> Result<Reply> {
         new.kind = k;
     }
     if let Some(b) = blob_of(&mut f)? {
-        if new.kind == "ec2" && ec2_id(&b)? != new.id {
-            return Err(Error::invalid("The access key of a credential cannot change."));
+        if new.kind == "ec2" {
+            // A changed access key is found under the id of the first one only, as upstream has it.
+            ec2_id(&b)?;
         }
         new.encrypted_blob = cx.state.encrypt(&b)?;
     }
@@ -205,8 +236,8 @@ async fn credential_delete(cx: Cx) -> Result<Reply> {
 // EC2
 
 fn ec2_view(cx: &Cx, c: &Credential) -> Result<Value> {
-    let blob: Map<String, Value> = serde_json::from_str(&cx.state.decrypt(&c.encrypted_blob)?)
-        .map_err(|e| Error::internal("stored ec2 credential").caused_by(e))?;
+    let blob: Map<String, Value> =
+        serde_json::from_str(&cx.state.decrypt(&c.encrypted_blob)?).map_err(|e| Error::internal("stored ec2 credential").caused_by(e))?;
     let access = blob.get("access").and_then(Value::as_str).unwrap_or_default();
     Ok(json!({
         "access": access, "secret": blob.get("secret"), "user_id": c.user_id, "tenant_id": c.project_id,
@@ -249,7 +280,9 @@ async fn ec2_find(cx: &Cx) -> Result<Stored<Credential>> {
     let access = cx.param("access");
     let c = cx.state.db.get::<Credential>(&digest(access)).await?;
     let c = c.filter(|c| c.kind == "ec2" && c.user_id == cx.param("user_id"));
-    found(cx, "credential", access, c, |c| target(c))
+    let c = c.ok_or_else(|| not_found("credential", access))?;
+    guard(cx, &target(&c))?;
+    Ok(c)
 }
 
 async fn ec2_show(cx: Cx) -> Result<Reply> {

@@ -14,18 +14,53 @@ const READ: &str = ADMIN_OR_SYSTEM_READER;
 
 pub const OPS: &[Op<Identity>] = &[
     Op::get("domain_config_default", "/domains/config/default", ruled("identity:get_domain_config_default", READ), h!(default_show)),
-    Op::get("domain_config_default_group", "/domains/config/{group}/default", ruled("identity:get_domain_config_default", READ), h!(default_show)),
-    Op::get("domain_config_default_option", "/domains/config/{group}/{option}/default", ruled("identity:get_domain_config_default", READ), h!(default_show)),
+    Op::get(
+        "domain_config_default_group",
+        "/domains/config/{group}/default",
+        ruled("identity:get_domain_config_default", READ),
+        h!(default_show),
+    ),
+    Op::get(
+        "domain_config_default_option",
+        "/domains/config/{group}/{option}/default",
+        ruled("identity:get_domain_config_default", READ),
+        h!(default_show),
+    ),
     Op::put("domain_config_create", "/domains/{domain_id}/config", ruled("identity:create_domain_config", ADMIN), h!(create)),
     Op::get("domain_config_show", "/domains/{domain_id}/config", ruled("identity:get_domain_config", READ), h!(show)),
     Op::patch("domain_config_update", "/domains/{domain_id}/config", ruled("identity:update_domain_config", ADMIN), h!(update)),
     Op::delete("domain_config_delete", "/domains/{domain_id}/config", ruled("identity:delete_domain_config", ADMIN), h!(delete)),
     Op::get("domain_config_group_show", "/domains/{domain_id}/config/{group}", ruled("identity:get_domain_config", READ), h!(show)),
-    Op::patch("domain_config_group_update", "/domains/{domain_id}/config/{group}", ruled("identity:update_domain_config", ADMIN), h!(update)),
-    Op::delete("domain_config_group_delete", "/domains/{domain_id}/config/{group}", ruled("identity:delete_domain_config", ADMIN), h!(delete)),
-    Op::get("domain_config_option_show", "/domains/{domain_id}/config/{group}/{option}", ruled("identity:get_domain_config", READ), h!(show)),
-    Op::patch("domain_config_option_update", "/domains/{domain_id}/config/{group}/{option}", ruled("identity:update_domain_config", ADMIN), h!(update)),
-    Op::delete("domain_config_option_delete", "/domains/{domain_id}/config/{group}/{option}", ruled("identity:delete_domain_config", ADMIN), h!(delete)),
+    Op::patch(
+        "domain_config_group_update",
+        "/domains/{domain_id}/config/{group}",
+        ruled("identity:update_domain_config", ADMIN),
+        h!(update),
+    ),
+    Op::delete(
+        "domain_config_group_delete",
+        "/domains/{domain_id}/config/{group}",
+        ruled("identity:delete_domain_config", ADMIN),
+        h!(delete),
+    ),
+    Op::get(
+        "domain_config_option_show",
+        "/domains/{domain_id}/config/{group}/{option}",
+        ruled("identity:get_domain_config", READ),
+        h!(show),
+    ),
+    Op::patch(
+        "domain_config_option_update",
+        "/domains/{domain_id}/config/{group}/{option}",
+        ruled("identity:update_domain_config", ADMIN),
+        h!(update),
+    ),
+    Op::delete(
+        "domain_config_option_delete",
+        "/domains/{domain_id}/config/{group}/{option}",
+        ruled("identity:delete_domain_config", ADMIN),
+        h!(delete),
+    ),
 ];
 
 /// What a domain may set, with the defaults.
@@ -110,7 +145,10 @@ async fn body(cx: &mut Cx) -> Result<Extra> {
     let (group, option) = (part(cx, "group"), part(cx, "option"));
     let groups = match (group, option) {
         (Some(g), Some(o)) => {
-            let v = config.get(o).filter(|_| config.len() == 1).ok_or_else(|| Error::invalid("The option of the path must be the only one of the body."))?;
+            let v = config
+                .get(o)
+                .filter(|_| config.len() == 1)
+                .ok_or_else(|| Error::invalid("The option of the path must be the only one of the body."))?;
             Map::from_iter([(g.to_string(), json!({o: v}))])
         }
         (Some(g), None) if config.len() != 1 || !config.contains_key(g) => {

@@ -108,7 +108,11 @@ async fn domain_create(mut cx: Cx) -> Result<Reply> {
 /// Stores a new domain or project.
 pub async fn insert(cx: &Cx, p: Project) -> Result<Project> {
     let what = if p.is_domain { "domain" } else { "project" };
-    let details = if p.is_domain { format!("it is not permitted to have two domains with the same name: {}.", p.name) } else { "Duplicate entry.".to_string() };
+    let details = if p.is_domain {
+        format!("it is not permitted to have two domains with the same name: {}.", p.name)
+    } else {
+        "Duplicate entry.".to_string()
+    };
     let done = cx.state.write(move |tx| tx.insert(&p)).await;
     Ok(done.map_err(|e| duplicate(e, what, &details))?.value)
 }

@@ -19,19 +19,79 @@ pub const OPS: &[Op<Identity>] = &[
     Op::get("endpoint_group_list", "/OS-EP-FILTER/endpoint_groups", ruled("identity:list_endpoint_groups", READ), h!(group_list)),
     Op::post("endpoint_group_create", "/OS-EP-FILTER/endpoint_groups", ruled("identity:create_endpoint_group", ADMIN), h!(group_create)),
     Op::get("endpoint_group_show", "/OS-EP-FILTER/endpoint_groups/{group_id}", ruled("identity:get_endpoint_group", READ), h!(group_show)),
-    Op::patch("endpoint_group_update", "/OS-EP-FILTER/endpoint_groups/{group_id}", ruled("identity:update_endpoint_group", ADMIN), h!(group_update)),
-    Op::delete("endpoint_group_delete", "/OS-EP-FILTER/endpoint_groups/{group_id}", ruled("identity:delete_endpoint_group", ADMIN), h!(group_delete)),
-    Op::get("endpoint_group_endpoint_list", "/OS-EP-FILTER/endpoint_groups/{group_id}/endpoints", ruled("identity:list_endpoints_associated_with_endpoint_group", READ), h!(group_endpoints)),
+    Op::patch(
+        "endpoint_group_update",
+        "/OS-EP-FILTER/endpoint_groups/{group_id}",
+        ruled("identity:update_endpoint_group", ADMIN),
+        h!(group_update),
+    ),
+    Op::delete(
+        "endpoint_group_delete",
+        "/OS-EP-FILTER/endpoint_groups/{group_id}",
+        ruled("identity:delete_endpoint_group", ADMIN),
+        h!(group_delete),
+    ),
+    Op::get(
+        "endpoint_group_endpoint_list",
+        "/OS-EP-FILTER/endpoint_groups/{group_id}/endpoints",
+        ruled("identity:list_endpoints_associated_with_endpoint_group", READ),
+        h!(group_endpoints),
+    ),
     Op::get("endpoint_group_project_list", "/OS-EP-FILTER/endpoint_groups/{id}/projects", PROJECTS_OF_GROUP, h!(projects_of)),
-    Op::get("endpoint_group_project_check", "/OS-EP-FILTER/endpoint_groups/{id}/projects/{project_id}", ruled("identity:get_endpoint_group_in_project", READ), h!(link_check)),
-    Op::put("endpoint_group_project_add", "/OS-EP-FILTER/endpoint_groups/{id}/projects/{project_id}", ruled("identity:add_endpoint_group_to_project", ADMIN), h!(link_add)),
-    Op::delete("endpoint_group_project_remove", "/OS-EP-FILTER/endpoint_groups/{id}/projects/{project_id}", ruled("identity:remove_endpoint_group_from_project", ADMIN), h!(link_remove)),
-    Op::get("project_endpoint_group_list", "/OS-EP-FILTER/projects/{project_id}/endpoint_groups", ruled("identity:list_endpoint_groups_for_project", READ), h!(groups_of_project)),
-    Op::get("endpoint_project_list", "/OS-EP-FILTER/endpoints/{id}/projects", ruled("identity:list_projects_for_endpoint", READ), h!(projects_of)),
-    Op::get("project_endpoint_list", "/OS-EP-FILTER/projects/{project_id}/endpoints", ruled("identity:list_endpoints_for_project", READ), h!(endpoints_of_project)),
-    Op::get("project_endpoint_check", "/OS-EP-FILTER/projects/{project_id}/endpoints/{id}", ruled("identity:check_endpoint_in_project", READ), h!(link_check)),
-    Op::put("project_endpoint_add", "/OS-EP-FILTER/projects/{project_id}/endpoints/{id}", ruled("identity:add_endpoint_to_project", ADMIN), h!(link_add)),
-    Op::delete("project_endpoint_remove", "/OS-EP-FILTER/projects/{project_id}/endpoints/{id}", ruled("identity:remove_endpoint_from_project", ADMIN), h!(link_remove)),
+    Op::get(
+        "endpoint_group_project_check",
+        "/OS-EP-FILTER/endpoint_groups/{id}/projects/{project_id}",
+        ruled("identity:get_endpoint_group_in_project", READ),
+        h!(link_check),
+    ),
+    Op::put(
+        "endpoint_group_project_add",
+        "/OS-EP-FILTER/endpoint_groups/{id}/projects/{project_id}",
+        ruled("identity:add_endpoint_group_to_project", ADMIN),
+        h!(link_add),
+    ),
+    Op::delete(
+        "endpoint_group_project_remove",
+        "/OS-EP-FILTER/endpoint_groups/{id}/projects/{project_id}",
+        ruled("identity:remove_endpoint_group_from_project", ADMIN),
+        h!(link_remove),
+    ),
+    Op::get(
+        "project_endpoint_group_list",
+        "/OS-EP-FILTER/projects/{project_id}/endpoint_groups",
+        ruled("identity:list_endpoint_groups_for_project", READ),
+        h!(groups_of_project),
+    ),
+    Op::get(
+        "endpoint_project_list",
+        "/OS-EP-FILTER/endpoints/{id}/projects",
+        ruled("identity:list_projects_for_endpoint", READ),
+        h!(projects_of),
+    ),
+    Op::get(
+        "project_endpoint_list",
+        "/OS-EP-FILTER/projects/{project_id}/endpoints",
+        ruled("identity:list_endpoints_for_project", READ),
+        h!(endpoints_of_project),
+    ),
+    Op::get(
+        "project_endpoint_check",
+        "/OS-EP-FILTER/projects/{project_id}/endpoints/{id}",
+        ruled("identity:check_endpoint_in_project", READ),
+        h!(link_check),
+    ),
+    Op::put(
+        "project_endpoint_add",
+        "/OS-EP-FILTER/projects/{project_id}/endpoints/{id}",
+        ruled("identity:add_endpoint_to_project", ADMIN),
+        h!(link_add),
+    ),
+    Op::delete(
+        "project_endpoint_remove",
+        "/OS-EP-FILTER/projects/{project_id}/endpoints/{id}",
+        ruled("identity:remove_endpoint_from_project", ADMIN),
+        h!(link_remove),
+    ),
 ];
 
 const PROJECTS_OF_GROUP: Access = ruled("identity:list_projects_associated_with_endpoint_group", READ);
@@ -166,7 +226,8 @@ async fn link_remove(cx: Cx) -> Result<Reply> {
     let (kind, id, project) = link(&cx).await?;
     cx.state
         .write(move |tx| {
-            let n = tx.exec("DELETE FROM endpoint_projects WHERE kind = $1 AND id = $2 AND project_id = $3", params![kind, &id, &project])?;
+            let n =
+                tx.exec("DELETE FROM endpoint_projects WHERE kind = $1 AND id = $2 AND project_id = $3", params![kind, &id, &project])?;
             if n == 0 { Err(no_link(kind, &id, &project)) } else { Ok(()) }
         })
         .await?;

@@ -48,26 +48,97 @@ pub const OPS: &[Op<Identity>] = grants![
 ];
 
 pub const INHERITED_OPS: &[Op<Identity>] = &[
-    Op::get("inherited_list_user_on_domain", "/OS-INHERIT/domains/{domain_id}/users/{user_id}/roles/inherited_to_projects", LIST, h!(grant_list)),
-    Op::get("inherited_check_user_on_domain", "/OS-INHERIT/domains/{domain_id}/users/{user_id}/roles/{role_id}/inherited_to_projects", CHECK, h!(grant_check)),
-    Op::put("inherited_create_user_on_domain", "/OS-INHERIT/domains/{domain_id}/users/{user_id}/roles/{role_id}/inherited_to_projects", CREATE, h!(grant_create)),
-    Op::delete("inherited_revoke_user_on_domain", "/OS-INHERIT/domains/{domain_id}/users/{user_id}/roles/{role_id}/inherited_to_projects", REVOKE, h!(grant_revoke)),
-    Op::get("inherited_list_group_on_domain", "/OS-INHERIT/domains/{domain_id}/groups/{group_id}/roles/inherited_to_projects", LIST, h!(grant_list)),
-    Op::get("inherited_check_group_on_domain", "/OS-INHERIT/domains/{domain_id}/groups/{group_id}/roles/{role_id}/inherited_to_projects", CHECK, h!(grant_check)),
-    Op::put("inherited_create_group_on_domain", "/OS-INHERIT/domains/{domain_id}/groups/{group_id}/roles/{role_id}/inherited_to_projects", CREATE, h!(grant_create)),
-    Op::delete("inherited_revoke_group_on_domain", "/OS-INHERIT/domains/{domain_id}/groups/{group_id}/roles/{role_id}/inherited_to_projects", REVOKE, h!(grant_revoke)),
-    Op::get("inherited_check_user_on_project", "/OS-INHERIT/projects/{project_id}/users/{user_id}/roles/{role_id}/inherited_to_projects", CHECK, h!(grant_check)),
-    Op::put("inherited_create_user_on_project", "/OS-INHERIT/projects/{project_id}/users/{user_id}/roles/{role_id}/inherited_to_projects", CREATE, h!(grant_create)),
-    Op::delete("inherited_revoke_user_on_project", "/OS-INHERIT/projects/{project_id}/users/{user_id}/roles/{role_id}/inherited_to_projects", REVOKE, h!(grant_revoke)),
-    Op::get("inherited_check_group_on_project", "/OS-INHERIT/projects/{project_id}/groups/{group_id}/roles/{role_id}/inherited_to_projects", CHECK, h!(grant_check)),
-    Op::put("inherited_create_group_on_project", "/OS-INHERIT/projects/{project_id}/groups/{group_id}/roles/{role_id}/inherited_to_projects", CREATE, h!(grant_create)),
-    Op::delete("inherited_revoke_group_on_project", "/OS-INHERIT/projects/{project_id}/groups/{group_id}/roles/{role_id}/inherited_to_projects", REVOKE, h!(grant_revoke)),
+    Op::get(
+        "inherited_list_user_on_domain",
+        "/OS-INHERIT/domains/{domain_id}/users/{user_id}/roles/inherited_to_projects",
+        LIST,
+        h!(grant_list),
+    ),
+    Op::get(
+        "inherited_check_user_on_domain",
+        "/OS-INHERIT/domains/{domain_id}/users/{user_id}/roles/{role_id}/inherited_to_projects",
+        CHECK,
+        h!(grant_check),
+    ),
+    Op::put(
+        "inherited_create_user_on_domain",
+        "/OS-INHERIT/domains/{domain_id}/users/{user_id}/roles/{role_id}/inherited_to_projects",
+        CREATE,
+        h!(grant_create),
+    ),
+    Op::delete(
+        "inherited_revoke_user_on_domain",
+        "/OS-INHERIT/domains/{domain_id}/users/{user_id}/roles/{role_id}/inherited_to_projects",
+        REVOKE,
+        h!(grant_revoke),
+    ),
+    Op::get(
+        "inherited_list_group_on_domain",
+        "/OS-INHERIT/domains/{domain_id}/groups/{group_id}/roles/inherited_to_projects",
+        LIST,
+        h!(grant_list),
+    ),
+    Op::get(
+        "inherited_check_group_on_domain",
+        "/OS-INHERIT/domains/{domain_id}/groups/{group_id}/roles/{role_id}/inherited_to_projects",
+        CHECK,
+        h!(grant_check),
+    ),
+    Op::put(
+        "inherited_create_group_on_domain",
+        "/OS-INHERIT/domains/{domain_id}/groups/{group_id}/roles/{role_id}/inherited_to_projects",
+        CREATE,
+        h!(grant_create),
+    ),
+    Op::delete(
+        "inherited_revoke_group_on_domain",
+        "/OS-INHERIT/domains/{domain_id}/groups/{group_id}/roles/{role_id}/inherited_to_projects",
+        REVOKE,
+        h!(grant_revoke),
+    ),
+    Op::get(
+        "inherited_check_user_on_project",
+        "/OS-INHERIT/projects/{project_id}/users/{user_id}/roles/{role_id}/inherited_to_projects",
+        CHECK,
+        h!(grant_check),
+    ),
+    Op::put(
+        "inherited_create_user_on_project",
+        "/OS-INHERIT/projects/{project_id}/users/{user_id}/roles/{role_id}/inherited_to_projects",
+        CREATE,
+        h!(grant_create),
+    ),
+    Op::delete(
+        "inherited_revoke_user_on_project",
+        "/OS-INHERIT/projects/{project_id}/users/{user_id}/roles/{role_id}/inherited_to_projects",
+        REVOKE,
+        h!(grant_revoke),
+    ),
+    Op::get(
+        "inherited_check_group_on_project",
+        "/OS-INHERIT/projects/{project_id}/groups/{group_id}/roles/{role_id}/inherited_to_projects",
+        CHECK,
+        h!(grant_check),
+    ),
+    Op::put(
+        "inherited_create_group_on_project",
+        "/OS-INHERIT/projects/{project_id}/groups/{group_id}/roles/{role_id}/inherited_to_projects",
+        CREATE,
+        h!(grant_create),
+    ),
+    Op::delete(
+        "inherited_revoke_group_on_project",
+        "/OS-INHERIT/projects/{project_id}/groups/{group_id}/roles/{role_id}/inherited_to_projects",
+        REVOKE,
+        h!(grant_revoke),
+    ),
 ];
 
 /// The assignment the path names; `role_id` is empty for lists.
 fn named(cx: &Cx) -> Assignment {
     let path = cx.op.path;
-    let (actor, actor_id) = if path.contains("{user_id}") { (Actor::User, cx.param("user_id")) } else { (Actor::Group, cx.param("group_id")) };
+    let (actor, actor_id) =
+        if path.contains("{user_id}") { (Actor::User, cx.param("user_id")) } else { (Actor::Group, cx.param("group_id")) };
     let (target, target_id) = if path.contains("{project_id}") {
         (Target::Project, cx.param("project_id"))
     } else if path.contains("{domain_id}") {
@@ -150,7 +221,13 @@ async fn grant_list(cx: Cx) -> Result<Reply> {
 
 fn missing(a: &Assignment) -> Error {
     let actor = a.actor.as_str();
-    Error::not_found(format!("Could not find role assignment with role: {}, {actor}: {}, {}: {}.", a.role_id, a.actor_id, a.target.as_str(), a.target_id))
+    Error::not_found(format!(
+        "Could not find role assignment with role: {}, {actor}: {}, {}: {}.",
+        a.role_id,
+        a.actor_id,
+        a.target.as_str(),
+        a.target_id
+    ))
 }
 
 async fn grant_check(cx: Cx) -> Result<Reply> {

@@ -23,7 +23,12 @@ pub const OPS: &[Op<Identity>] = &[
     Op::get("group_user_list", "/groups/{group_id}/users", ruled("identity:list_users_in_group", GROUP_SHOW), h!(member_list)),
     Op::get("group_user_check", "/groups/{group_id}/users/{user_id}", ruled("identity:check_user_in_group", MEMBER_SHOW), h!(member_check)),
     Op::put("group_user_add", "/groups/{group_id}/users/{user_id}", ruled("identity:add_user_to_group", MEMBER_WRITE), h!(member_add)),
-    Op::delete("group_user_remove", "/groups/{group_id}/users/{user_id}", ruled("identity:remove_user_from_group", MEMBER_WRITE), h!(member_remove)),
+    Op::delete(
+        "group_user_remove",
+        "/groups/{group_id}/users/{user_id}",
+        ruled("identity:remove_user_from_group", MEMBER_WRITE),
+        h!(member_remove),
+    ),
 ];
 
 pub fn view(cx: &Cx, g: &Group) -> Value {
@@ -162,7 +167,9 @@ async fn member_check(cx: Cx) -> Result<Reply> {
 async fn member_add(cx: Cx) -> Result<Reply> {
     let (group, user) = pair(&cx).await?;
     cx.state
-        .write(move |tx| tx.exec("INSERT INTO memberships (user_id, group_id) VALUES ($1, $2) ON CONFLICT DO NOTHING", params![&user, &group]))
+        .write(move |tx| {
+            tx.exec("INSERT INTO memberships (user_id, group_id) VALUES ($1, $2) ON CONFLICT DO NOTHING", params![&user, &group])
+        })
         .await?;
     Ok(Reply::no_content())
 }

@@ -16,8 +16,18 @@ pub const OPS: &[Op<Identity>] = &[
     Op::get("registered_limit_list", "/registered_limits", ruled("identity:list_registered_limits", ANYONE), h!(registered_list)),
     Op::post("registered_limit_create", "/registered_limits", ruled("identity:create_registered_limits", ADMIN), h!(registered_create)),
     Op::get("registered_limit_show", "/registered_limits/{limit_id}", ruled("identity:get_registered_limit", ANYONE), h!(registered_show)),
-    Op::patch("registered_limit_update", "/registered_limits/{limit_id}", ruled("identity:update_registered_limit", ADMIN), h!(registered_update)),
-    Op::delete("registered_limit_delete", "/registered_limits/{limit_id}", ruled("identity:delete_registered_limit", ADMIN), h!(registered_delete)),
+    Op::patch(
+        "registered_limit_update",
+        "/registered_limits/{limit_id}",
+        ruled("identity:update_registered_limit", ADMIN),
+        h!(registered_update),
+    ),
+    Op::delete(
+        "registered_limit_delete",
+        "/registered_limits/{limit_id}",
+        ruled("identity:delete_registered_limit", ADMIN),
+        h!(registered_delete),
+    ),
     Op::get("limit_model_show", "/limits/model", ruled("identity:get_limit_model", ANYONE), h!(model_show)),
     Op::get("limit_list", "/limits", ruled("identity:list_limits", ANYONE), h!(limit_list)),
     Op::post("limit_create", "/limits", ruled("identity:create_limits", ADMIN), h!(limit_create)),
@@ -186,7 +196,9 @@ async fn registered_delete(cx: Cx) -> Result<Reply> {
 
 async fn model_show(cx: Cx) -> Result<Reply> {
     guard(&cx, &Value::Null)?;
-    Reply::ok(&json!({"model": {"name": "flat", "description": "Limit enforcement and validation does not take project hierarchy into consideration."}}))
+    Reply::ok(
+        &json!({"model": {"name": "flat", "description": "Limit enforcement and validation does not take project hierarchy into consideration."}}),
+    )
 }
 
 fn target(l: &Limit, project_domain: Option<&str>) -> Value {
@@ -196,7 +208,13 @@ fn target(l: &Limit, project_domain: Option<&str>) -> Value {
 async fn limit_list(cx: Cx) -> Result<Reply> {
     // Each row is asked for itself.
     cx.filtered();
-    let columns = [("service_id", "service_id"), ("region_id", "region_id"), ("resource_name", "resource_name"), ("project_id", "project_id"), ("domain_id", "domain_id")];
+    let columns = [
+        ("service_id", "service_id"),
+        ("region_id", "region_id"),
+        ("resource_name", "resource_name"),
+        ("project_id", "project_id"),
+        ("domain_id", "domain_id"),
+    ];
     let rows: Vec<Limit> = load(&cx, &columns, Vec::new()).await?;
     let mut views = Vec::new();
     for l in &rows {

@@ -46,7 +46,7 @@ fn fits(view: &Value, attribute: &str, comparator: Option<&str>, wanted: &str) -
                 _ => s.ends_with(&w),
             }
         }
-        (v, None) => v.to_string() == wanted,
+        (Value::Number(n), None) => n.to_string().as_str() == wanted,
         _ => false,
     }
 }

@@ -20,7 +20,12 @@ pub const OPS: &[Op<Identity>] = &[
     Op::delete("policy_delete", "/policies/{policy_id}", ruled("identity:delete_policy", ADMIN), h!(policy_delete)),
     Op::get("consumer_list", "/OS-OAUTH1/consumers", ruled("identity:list_consumers", ADMIN_OR_SYSTEM_READER), h!(consumer_list)),
     Op::post("consumer_create", "/OS-OAUTH1/consumers", ruled("identity:create_consumer", ADMIN), h!(consumer_create)),
-    Op::get("consumer_show", "/OS-OAUTH1/consumers/{consumer_id}", ruled("identity:get_consumer", ADMIN_OR_SYSTEM_READER), h!(consumer_show)),
+    Op::get(
+        "consumer_show",
+        "/OS-OAUTH1/consumers/{consumer_id}",
+        ruled("identity:get_consumer", ADMIN_OR_SYSTEM_READER),
+        h!(consumer_show),
+    ),
     Op::patch("consumer_update", "/OS-OAUTH1/consumers/{consumer_id}", ruled("identity:update_consumer", ADMIN), h!(consumer_update)),
     Op::delete("consumer_delete", "/OS-OAUTH1/consumers/{consumer_id}", ruled("identity:delete_consumer", ADMIN), h!(consumer_delete)),
 ];

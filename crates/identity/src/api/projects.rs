@@ -21,10 +21,20 @@ pub const OPS: &[Op<Identity>] = &[
     Op::delete("project_delete", "/projects/{project_id}", ruled("identity:delete_project", PROJECT_WRITE), h!(project_delete)),
     Op::get("project_tag_list", "/projects/{project_id}/tags", ruled("identity:list_project_tags", PROJECT_SHOW), h!(tag_list)),
     Op::put("project_tag_replace", "/projects/{project_id}/tags", ruled("identity:update_project_tags", PROJECT_WRITE), h!(tag_replace)),
-    Op::delete("project_tag_delete_all", "/projects/{project_id}/tags", ruled("identity:delete_project_tags", PROJECT_WRITE), h!(tag_delete_all)),
+    Op::delete(
+        "project_tag_delete_all",
+        "/projects/{project_id}/tags",
+        ruled("identity:delete_project_tags", PROJECT_WRITE),
+        h!(tag_delete_all),
+    ),
     Op::get("project_tag_check", "/projects/{project_id}/tags/{tag}", ruled("identity:get_project_tag", PROJECT_SHOW), h!(tag_check)),
     Op::put("project_tag_add", "/projects/{project_id}/tags/{tag}", ruled("identity:create_project_tag", PROJECT_WRITE), h!(tag_add)),
-    Op::delete("project_tag_delete", "/projects/{project_id}/tags/{tag}", ruled("identity:delete_project_tag", PROJECT_WRITE), h!(tag_delete)),
+    Op::delete(
+        "project_tag_delete",
+        "/projects/{project_id}/tags/{tag}",
+        ruled("identity:delete_project_tag", PROJECT_WRITE),
+        h!(tag_delete),
+    ),
 ];
 
 pub fn view(cx: &Cx, p: &Project) -> Value {
@@ -175,7 +185,8 @@ async fn project_show(cx: Cx) -> Result<Reply> {
     // A list shows whole projects: only those the caller has a role on, or any to an administrator.
     let visible = |p: &&Project| is_admin || mine.contains(&p.id);
     if asks("parents_as_list") {
-        v["parents"] = above.iter().filter(|a| !a.is_domain || is_admin).filter(visible).map(|a| json!({"project": view(&cx, a)})).collect();
+        v["parents"] =
+            above.iter().filter(|a| !a.is_domain || is_admin).filter(visible).map(|a| json!({"project": view(&cx, a)})).collect();
     }
     if asks("subtree_as_list") {
         v["subtree"] = below.iter().filter(visible).map(|c| json!({"project": view(&cx, c)})).collect();
@@ -243,7 +254,9 @@ async fn project_delete(cx: Cx) -> Result<Reply> {
                 return lifecycle::delete_domain(tx, &env, &id);
             }
             if tx.count::<Project>(&Query::new().eq("parent_id", id.as_str()))? > 0 {
-                return Err(forbidden(&format!("Cannot delete the project {id} since it is not a leaf in the hierarchy. Delete its children first.")));
+                return Err(forbidden(&format!(
+                    "Cannot delete the project {id} since it is not a leaf in the hierarchy. Delete its children first."
+                )));
             }
             lifecycle::delete_project(tx, &env, &id)
         })

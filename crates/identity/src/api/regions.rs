@@ -123,7 +123,9 @@ async fn region_delete(cx: Cx) -> Result<Reply> {
         .write(move |tx| {
             let children = tx.count::<Region>(&Query::new().eq("parent_region_id", id.as_str()))?;
             if children > 0 || tx.count::<Endpoint>(&Query::new().eq("region_id", id.as_str()))? > 0 {
-                return Err(Error::forbidden(format!("Unable to delete region {id} because it or its child regions have associated endpoints.")));
+                return Err(Error::forbidden(format!(
+                    "Unable to delete region {id} because it or its child regions have associated endpoints."
+                )));
             }
             tx.delete_id::<Region>(&id)
         })

@@ -20,12 +20,42 @@ pub const OPS: &[Op<Identity>] = &[
     Op::get("role_show", "/roles/{role_id}", ruled("identity:get_role", ROLE_SHOW), h!(role_show)),
     Op::patch("role_update", "/roles/{role_id}", ruled("identity:update_role", ADMIN), h!(role_update)),
     Op::delete("role_delete", "/roles/{role_id}", ruled("identity:delete_role", ADMIN), h!(role_delete)),
-    Op::get("implied_role_list", "/roles/{role_id}/implies", ruled("identity:list_implied_roles", ADMIN_OR_SYSTEM_READER), h!(implied_list)),
-    Op::head("implied_role_check", "/roles/{role_id}/implies/{implied_id}", ruled("identity:check_implied_role", ADMIN_OR_SYSTEM_READER), h!(implied_check)),
-    Op::get("implied_role_show", "/roles/{role_id}/implies/{implied_id}", ruled("identity:get_implied_role", ADMIN_OR_SYSTEM_READER), h!(implied_show)),
-    Op::put("implied_role_create", "/roles/{role_id}/implies/{implied_id}", ruled("identity:create_implied_role", ADMIN), h!(implied_create)),
-    Op::delete("implied_role_delete", "/roles/{role_id}/implies/{implied_id}", ruled("identity:delete_implied_role", ADMIN), h!(implied_delete)),
-    Op::get("role_inference_list", "/role_inferences", ruled("identity:list_role_inference_rules", ADMIN_OR_SYSTEM_READER), h!(inference_list)),
+    Op::get(
+        "implied_role_list",
+        "/roles/{role_id}/implies",
+        ruled("identity:list_implied_roles", ADMIN_OR_SYSTEM_READER),
+        h!(implied_list),
+    ),
+    Op::head(
+        "implied_role_check",
+        "/roles/{role_id}/implies/{implied_id}",
+        ruled("identity:check_implied_role", ADMIN_OR_SYSTEM_READER),
+        h!(implied_check),
+    ),
+    Op::get(
+        "implied_role_show",
+        "/roles/{role_id}/implies/{implied_id}",
+        ruled("identity:get_implied_role", ADMIN_OR_SYSTEM_READER),
+        h!(implied_show),
+    ),
+    Op::put(
+        "implied_role_create",
+        "/roles/{role_id}/implies/{implied_id}",
+        ruled("identity:create_implied_role", ADMIN),
+        h!(implied_create),
+    ),
+    Op::delete(
+        "implied_role_delete",
+        "/roles/{role_id}/implies/{implied_id}",
+        ruled("identity:delete_implied_role", ADMIN),
+        h!(implied_delete),
+    ),
+    Op::get(
+        "role_inference_list",
+        "/role_inferences",
+        ruled("identity:list_role_inference_rules", ADMIN_OR_SYSTEM_READER),
+        h!(inference_list),
+    ),
 ];
 
 /// Rules for roles that belong to a domain; asked instead of the plain ones.
@@ -255,7 +285,9 @@ async fn implied_list(cx: Cx) -> Result<Reply> {
     let (roles, rules) = all(&cx).await?;
     let prior = roles.get(id).ok_or_else(|| not_found("role", id))?;
     let own = url(&cx, &format!("roles/{id}/implies"));
-    Reply::ok(&json!({"role_inference": {"prior_role": brief(&cx, prior), "implies": implies(&cx, &roles, &rules, id)}, "links": {"self": own}}))
+    Reply::ok(
+        &json!({"role_inference": {"prior_role": brief(&cx, prior), "implies": implies(&cx, &roles, &rules, id)}, "links": {"self": own}}),
+    )
 }
 
 async fn inference_list(cx: Cx) -> Result<Reply> {

@@ -202,7 +202,9 @@ impl EndpointChange {
 async fn endpoint_create(mut cx: Cx) -> Result<Reply> {
     guard(&cx, &Value::Null)?;
     let change = EndpointChange::read(Fields::read(&mut cx, "endpoint").await?)?;
-    for (key, there) in [("interface", change.interface.is_some()), ("service_id", change.service_id.is_some()), ("url", change.url.is_some())] {
+    for (key, there) in
+        [("interface", change.interface.is_some()), ("service_id", change.service_id.is_some()), ("url", change.url.is_some())]
+    {
         if !there {
             return Err(Error::invalid(format!("'{key}' is a required property")));
         }

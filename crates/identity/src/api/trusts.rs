@@ -4,7 +4,7 @@ use super::application_credentials::future;
 use super::fields::{Cx, Fields};
 use super::lists::{base, page, url};
 use super::rules::{ADMIN_OR_SYSTEM_READER, TRUST_SHOW, TRUST_WRITE, TRUSTOR, ruled};
-use super::{forbidden, found, guard, not_found, roles};
+use super::{forbidden, guard, not_found, roles};
 use crate::logic;
 use crate::state::Identity;
 use crate::store::{Role, Trust, User};
@@ -21,13 +21,24 @@ pub const OPS: &[Op<Identity>] = &[
     Op::get("trust_show", "/OS-TRUST/trusts/{trust_id}", ruled("identity:get_trust", TRUST_SHOW), h!(trust_show)),
     Op::delete("trust_delete", "/OS-TRUST/trusts/{trust_id}", ruled("identity:delete_trust", TRUST_WRITE), h!(trust_delete)),
     Op::get("trust_role_list", "/OS-TRUST/trusts/{trust_id}/roles", ruled("identity:list_roles_for_trust", TRUST_SHOW), h!(role_list)),
-    Op::get("trust_role_show", "/OS-TRUST/trusts/{trust_id}/roles/{role_id}", ruled("identity:get_role_for_trust", TRUST_SHOW), h!(role_show)),
+    Op::get(
+        "trust_role_show",
+        "/OS-TRUST/trusts/{trust_id}/roles/{role_id}",
+        ruled("identity:get_role_for_trust", TRUST_SHOW),
+        h!(role_show),
+    ),
 ];
 
 /// Asked when the list is limited to one side.
 pub const RULES: &[RuleDefault] = &[
-    RuleDefault::helper("identity:list_trusts_for_trustor", "rule:admin_required or (role:reader and system_scope:all) or user_id:%(target.trust.trustor_user_id)s"),
-    RuleDefault::helper("identity:list_trusts_for_trustee", "rule:admin_required or (role:reader and system_scope:all) or user_id:%(target.trust.trustee_user_id)s"),
+    RuleDefault::helper(
+        "identity:list_trusts_for_trustor",
+        "rule:admin_required or (role:reader and system_scope:all) or user_id:%(target.trust.trustor_user_id)s",
+    ),
+    RuleDefault::helper(
+        "identity:list_trusts_for_trustee",
+        "rule:admin_required or (role:reader and system_scope:all) or user_id:%(target.trust.trustee_user_id)s",
+    ),
 ];
 
 fn target(t: &Trust) -> Value {
@@ -66,7 +77,8 @@ async fn find(cx: &Cx) -> Result<(Stored<Trust>, Vec<Role>)> {
     let id = cx.param("trust_id");
     let now = cx.env.now();
     let t = cx.state.db.get::<Trust>(id).await?.filter(|t| t.expires_at.is_none_or(|e| e > now));
-    let t = found(cx, "trust", id, t, |t| target(t))?;
+    let t = t.ok_or_else(|| not_found("trust", id))?;
+    guard(cx, &target(&t))?;
     let trust = t.value.clone();
     let list = cx.state.read(move |tx| roles_of(tx, &trust)).await?;
     Ok((t, list))

@@ -7,10 +7,8 @@ use caelum_base::Result;
 use caelum_rest::{Access, Op, Reply, h};
 use serde_json::{Value, json};
 
-pub const OPS: &[Op<Identity>] = &[
-    Op::get("version_list", "/", Access::Public, h!(version_list)),
-    Op::get("version_show", "/v3", Access::Public, h!(version_show)),
-];
+pub const OPS: &[Op<Identity>] =
+    &[Op::get("version_list", "/", Access::Public, h!(version_list)), Op::get("version_show", "/v3", Access::Public, h!(version_show))];
 
 fn version(cx: &Cx) -> Value {
     json!({

@@ -1,8 +1,8 @@
 //! From proofs of identity to a token.
 
 use crate::logic::bootstrap::DEFAULT_DOMAIN;
-use crate::logic::roles;
 use crate::logic::passwords::MAX_PASSWORD;
+use crate::logic::roles;
 use crate::state::Identity;
 use crate::store::{ApplicationCredential, Project, Trust, User};
 use crate::token::resolve::{enabled_project, invalid};
@@ -116,12 +116,16 @@ fn find_user(tx: &mut Tx<'_>, r: &EntityRef) -> Result<Option<User>> {
         (Some(id), _) => Ok(tx.get::<User>(id)?.map(|u| u.value)),
         (None, Some(name)) => {
             if r.domain.is_none() {
-                return Err(Error::invalid("Expecting to find domain in user. The server could not comply with the request since it is either malformed or otherwise incorrect."));
+                return Err(Error::invalid(
+                    "Expecting to find domain in user. The server could not comply with the request since it is either malformed or otherwise incorrect.",
+                ));
             }
             let Some(domain) = domain_of(tx, r.domain.as_ref())? else { return Ok(None) };
             Ok(tx.first::<User>(&Query::new().eq("domain_id", domain.id.as_str()).eq("name", name.as_str()))?.map(|u| u.value))
         }
-        (None, None) => Err(Error::invalid("Expecting to find id or name in user. The server could not comply with the request since it is either malformed or otherwise incorrect.")),
+        (None, None) => Err(Error::invalid(
+            "Expecting to find id or name in user. The server could not comply with the request since it is either malformed or otherwise incorrect.",
+        )),
     }
 }
 
@@ -140,7 +144,9 @@ async fn identify(identity: &Arc<Identity>, part: IdentityPart) -> Result<Identi
         let found = match method.as_str() {
             "password" => by_password(identity, needed(&part.password, "password")?).await?,
             "token" => by_token(identity, needed(&part.token, "token")?).await?,
-            "application_credential" => by_application_credential(identity, needed(&part.application_credential, "application_credential")?).await?,
+            "application_credential" => {
+                by_application_credential(identity, needed(&part.application_credential, "application_credential")?).await?
+            }
             "totp" => by_totp(identity, needed(&part.totp, "totp")?).await?,
             _ => return Err(invalid("unknown authentication method")),
         };
@@ -174,13 +180,18 @@ fn merge(mut a: Identified, b: Identified) -> Identified {
 /// The user option `multi_factor_auth_rules`: some rule's methods must all have been used.
 async fn check_factors(identity: &Arc<Identity>, who: &Identified) -> Result<()> {
     let user = identity.db.get::<User>(&who.user_id).await?.ok_or_else(|| invalid("user is gone"))?;
-    if user.options.get("multi_factor_auth_enabled").and_then(serde_json::Value::as_bool) == Some(false) || who.methods.iter().any(|m| m == "application_credential") {
+    if user.options.get("multi_factor_auth_enabled").and_then(serde_json::Value::as_bool) == Some(false)
+        || who.methods.iter().any(|m| m == "application_credential")
+    {
         return Ok(());
     }
-    let Some(rules) = user.options.get("multi_factor_auth_rules").and_then(|r| r.as_array()).filter(|r| !r.is_empty()) else { return Ok(()) };
-    let met = rules.iter().filter_map(|r| r.as_array()).any(|rule| {
-        rule.iter().all(|m| m.as_str().is_some_and(|m| who.methods.iter().any(|have| have == m)))
-    });
+    let Some(rules) = user.options.get("multi_factor_auth_rules").and_then(|r| r.as_array()).filter(|r| !r.is_empty()) else {
+        return Ok(());
+    };
+    let met = rules
+        .iter()
+        .filter_map(|r| r.as_array())
+        .any(|rule| rule.iter().all(|m| m.as_str().is_some_and(|m| who.methods.iter().any(|have| have == m))));
     if met { Ok(()) } else { Err(invalid("more authentication methods are required")) }
 }
 
@@ -269,10 +280,14 @@ async fn by_token(identity: &Arc<Identity>, m: TokenMethod) -> Result<Identified
     match &entry.facts.delegation {
         Delegation::None => {}
         Delegation::Trust(_) => {
-            return Err(Error::forbidden("You are not authorized to perform the requested action: Using trust-scoped token to create another token. Create a new trust-scoped token instead."));
+            return Err(Error::forbidden(
+                "You are not authorized to perform the requested action: Using trust-scoped token to create another token. Create a new trust-scoped token instead.",
+            ));
         }
         Delegation::ApplicationCredential(_) => {
-            return Err(Error::forbidden("You are not authorized to perform the requested action: Using an application credential token to create another token."));
+            return Err(Error::forbidden(
+                "You are not authorized to perform the requested action: Using an application credential token to create another token.",
+            ));
         }
     }
     let mut methods = entry.facts.methods.clone();
@@ -385,7 +400,9 @@ fn find_project(tx: &mut Tx<'_>, r: &EntityRef) -> Result<String> {
         (Some(id), _) => Ok(id.clone()),
         (None, Some(name)) => {
             if r.domain.is_none() {
-                return Err(Error::invalid("Expecting to find domain in project. The server could not comply with the request since it is either malformed or otherwise incorrect."));
+                return Err(Error::invalid(
+                    "Expecting to find domain in project. The server could not comply with the request since it is either malformed or otherwise incorrect.",
+                ));
             }
             let domain = domain_of(tx, r.domain.as_ref())?.ok_or_else(|| invalid("no such domain"))?;
             let q = Query::new().eq("is_domain", false).eq("domain_id", domain.id.as_str()).eq("name", name.as_str());
@@ -395,7 +412,9 @@ fn find_project(tx: &mut Tx<'_>, r: &EntityRef) -> Result<String> {
             // A project that acts as a domain has its own name in its own domain.
             if domain.name == *name { Ok(domain.id) } else { Err(invalid("no such project")) }
         }
-        (None, None) => Err(Error::invalid("Expecting to find id or name in project. The server could not comply with the request since it is either malformed or otherwise incorrect.")),
+        (None, None) => Err(Error::invalid(
+            "Expecting to find id or name in project. The server could not comply with the request since it is either malformed or otherwise incorrect.",
+        )),
     }
 }
 
@@ -431,7 +450,8 @@ pub async fn service_token(identity: &Arc<Identity>, user_name: &str) -> Result<
     let (user_id, project_id) = identity
         .read(move |tx| {
             let user = tx.first::<User>(&Query::new().eq("domain_id", DEFAULT_DOMAIN).eq("name", name.as_str()))?;
-            let user = user.ok_or_else(|| Error::unavailable(format!("the service user {name} does not exist; was the cloud bootstrapped?")))?;
+            let user =
+                user.ok_or_else(|| Error::unavailable(format!("the service user {name} does not exist; was the cloud bootstrapped?")))?;
             let q = Query::new().eq("is_domain", false).eq("domain_id", DEFAULT_DOMAIN).eq("name", "service");
             let project = tx.first::<Project>(&q)?.ok_or_else(|| Error::unavailable("the project service does not exist"))?;
             Ok((user.id.clone(), project.id.clone()))

@@ -133,7 +133,8 @@ fn ensure_role(tx: &mut Tx<'_>, name: &str, id: String) -> Result<String> {
     if let Some(r) = tx.first::<Role>(&Query::new().eq("domain_id", "").eq("name", name))? {
         return Ok(r.id.clone());
     }
-    let role = Role { id: id.clone(), domain_id: String::new(), name: name.into(), description: None, options: Extra::new(), extra: Extra::new() };
+    let role =
+        Role { id: id.clone(), domain_id: String::new(), name: name.into(), description: None, options: Extra::new(), extra: Extra::new() };
     tx.insert(&role)?;
     Ok(id)
 }

@@ -103,10 +103,8 @@ impl Grants {
     pub fn of_actors(tx: &mut Tx<'_>, actors: &[(Actor, String)]) -> Result<Vec<Assignment>> {
         let mut out = Vec::new();
         for (actor, id) in actors {
-            let rows = tx.query(
-                "SELECT * FROM assignments WHERE actor_id = $1 AND actor = $2",
-                &[Value::from(id), actor.as_str().into()],
-            )?;
+            let rows =
+                tx.query("SELECT * FROM assignments WHERE actor_id = $1 AND actor = $2", &[Value::from(id), actor.as_str().into()])?;
             for r in &rows {
                 out.push(read(r)?);
             }

@@ -4,8 +4,8 @@
 use aes::cipher::block_padding::Pkcs7;
 use aes::cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
 use base64::Engine;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
@@ -87,10 +87,7 @@ mod tests {
         let key = FernetKey::from_bytes(&unb64("cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=").unwrap()).unwrap();
         let iv: [u8; 16] = std::array::from_fn(|i| u8::try_from(i).unwrap());
         let token = key.encrypt(b"hello", 499_162_800, iv);
-        assert_eq!(
-            token,
-            "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0ODy021cpGVWKZ_eEwCGM4BLLF_5CV9dOPmrhuVUPgJobwOz7JcbmrR64jVmpU4IwqDA"
-        );
+        assert_eq!(token, "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0ODy021cpGVWKZ_eEwCGM4BLLF_5CV9dOPmrhuVUPgJobwOz7JcbmrR64jVmpU4IwqDA");
         let raw = unb64(&token).unwrap();
         assert_eq!(key.decrypt(&raw), Some((b"hello".to_vec(), 499_162_800)));
     }

@@ -66,11 +66,22 @@ impl Resolved {
         if let Some(ac) = &self.application_credential {
             let mut v = json!({"id": ac.id, "name": ac.name, "restricted": !ac.unrestricted});
             if ac.access_rules.is_some() {
-                let rules: Value = self.access_rules.iter().map(|r| json!({"id": r.id, "service": r.service, "path": r.path, "method": r.method})).collect();
+                let rules: Value = self
+                    .access_rules
+                    .iter()
+                    .map(|r| json!({"id": r.id, "service": r.service, "path": r.path, "method": r.method}))
+                    .collect();
                 v["access_rules"] = rules;
             }
             t.insert("application_credential".into(), v);
         }
+    }
+
+    /// Access rules, as every service's front checks them.
+    fn limits(&self) -> Map<String, Value> {
+        let limited = self.application_credential.as_ref().is_some_and(|a| a.access_rules.is_some());
+        let rules = || self.access_rules.iter().map(|r| json!({"service": r.service, "path": r.path, "method": r.method})).collect();
+        if limited { Map::from_iter([("access_rules".to_string(), rules())]) } else { Map::new() }
     }
 
     /// What policy and the other services get.
@@ -85,7 +96,7 @@ impl Resolved {
             roles: self.roles.iter().map(|r| r.name.clone()).collect(),
             service_roles: Vec::new(),
             is_admin_project: true,
-            extra: Map::new(),
+            extra: self.limits(),
         };
         Auth {
             creds,
