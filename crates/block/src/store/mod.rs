@@ -1,0 +1,14 @@
+//! What block storage remembers: records, quota, and the queries that are more than one row.
+
+mod records;
+pub mod quota;
+pub mod rows;
+
+pub use records::*;
+
+use caelum_store::Migration;
+
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "block", sql: include_str!("schema.sql") },
+    Migration { version: 2, name: "flows", sql: caelum_flow::MIGRATION_SQL },
+];
