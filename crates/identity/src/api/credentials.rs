@@ -125,7 +125,7 @@ fn ec2_id(blob: &str) -> Result<String> {
     Ok(digest(access))
 }
 
-fn digest(access: &str) -> String {
+pub fn digest(access: &str) -> String {
     hex(&Sha256::digest(access.as_bytes()))
 }
 

@@ -6,6 +6,7 @@ mod auth;
 mod credentials;
 mod domain_config;
 mod domains;
+mod ec2_tokens;
 mod endpoint_filter;
 mod fields;
 mod grants;
@@ -51,6 +52,7 @@ const TABLES: &[&[Op<Identity>]] = &[
     endpoint_filter::OPS,
     domain_config::OPS,
     limits::OPS,
+    ec2_tokens::OPS,
 ];
 
 pub fn build(identity: Arc<Identity>, policy: BTreeMap<String, String>, validator: Arc<dyn TokenValidator>) -> Result<Api<Identity>> {

@@ -444,6 +444,20 @@ async fn use_trust(identity: &Arc<Identity>, user_id: &str, trust_id: String) ->
     Ok((acting, scope, Delegation::Trust(trust_id)))
 }
 
+/// A token for the owner of an EC2 key on the key's project; the signature was checked before.
+pub async fn key_token(identity: &Arc<Identity>, user_id: String, project_id: String) -> Result<(String, Arc<TokenEntry>)> {
+    let facts = Facts {
+        user_id,
+        methods: vec!["ec2credential".into()],
+        scope: Scope::Project(project_id),
+        delegation: Delegation::None,
+        issued_at: identity.env.now(),
+        expires_at: identity.expiry(),
+        audit_ids: vec![identity.audit_id()],
+    };
+    give(identity, facts).await
+}
+
 /// A token of a service's own user on the project `service`, without a password: for this process.
 pub async fn service_token(identity: &Arc<Identity>, user_name: &str) -> Result<(Secret<String>, Timestamp)> {
     let name = user_name.to_string();

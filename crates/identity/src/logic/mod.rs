@@ -3,6 +3,7 @@
 pub mod authenticate;
 pub mod bootstrap;
 pub mod catalog;
+pub mod ec2;
 pub mod lifecycle;
 pub mod passwords;
 pub mod roles;

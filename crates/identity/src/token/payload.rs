@@ -50,7 +50,7 @@ pub struct Facts {
 }
 
 /// Names of the bits in a payload's method field.
-const METHODS: [&str; 7] = ["external", "password", "token", "oauth1", "mapped", "application_credential", "totp"];
+const METHODS: [&str; 8] = ["external", "password", "token", "oauth1", "mapped", "application_credential", "totp", "ec2credential"];
 
 /// Bytes as msgpack `bin`; 32 hexadecimal digits travel as 16 bytes.
 #[derive(Clone, PartialEq)]

@@ -1,0 +1,56 @@
+//! Tokens for requests signed with EC2 keys. Only services may ask: whoever could ask with a
+//! captured signed request would get the user's token for it.
+
+use super::credentials::digest;
+use super::fields::Cx;
+use super::guard;
+use super::rules::ruled;
+use crate::logic::authenticate::key_token;
+use crate::logic::ec2::{self, Signed};
+use crate::state::Identity;
+use crate::store::Credential;
+use crate::token::TokenEntry;
+use crate::token::resolve::invalid;
+use caelum_base::{Error, Result};
+use caelum_rest::{Op, Reply, h};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+const SERVICES: &str = "rule:service_or_admin";
+
+pub const OPS: &[Op<Identity>] = &[
+    Op::post("ec2_token_create", "/ec2tokens", ruled("identity:ec2tokens_validate", SERVICES), h!(ec2_token_create)),
+    Op::post("s3_token_create", "/s3tokens", ruled("identity:s3tokens_validate", SERVICES), h!(s3_token_create)),
+];
+
+async fn token_for(cx: &mut Cx, fits: fn(&Signed, &str) -> bool) -> Result<(String, Arc<TokenEntry>)> {
+    guard(cx, &Value::Null)?;
+    let mut body: Map<String, Value> = cx.json().await?;
+    let part = ["credentials", "credential", "ec2Credentials"].iter().find_map(|k| body.remove(*k));
+    let part = part.ok_or_else(|| Error::invalid("The request has no credentials."))?;
+    let signed: Signed = serde_json::from_value(part).map_err(|e| Error::invalid(format!("Malformed credentials: {e}")))?;
+    let c = cx.state.db.get::<Credential>(&digest(&signed.access)).await?.filter(|c| c.kind == "ec2");
+    let c = c.ok_or_else(|| invalid("no such access key"))?;
+    let blob: Map<String, Value> =
+        serde_json::from_str(&cx.state.decrypt(&c.encrypted_blob)?).map_err(|_| invalid("odd ec2 credential"))?;
+    let secret = blob.get("secret").and_then(Value::as_str).filter(|s| !s.is_empty()).ok_or_else(|| invalid("the key has no secret"))?;
+    if !fits(&signed, secret) || !ec2::fresh(&signed, cx.env.now()) {
+        return Err(invalid("wrong or old signature"));
+    }
+    if ["trust_id", "app_cred_id", "access_token_id"].iter().any(|k| blob.get(*k).is_some_and(|v| !v.is_null())) {
+        return Err(invalid("keys made with a delegated token are not accepted"));
+    }
+    let project = c.project_id.clone().ok_or_else(|| invalid("the key has no project"))?;
+    key_token(&cx.state, c.user_id.clone(), project).await
+}
+
+async fn ec2_token_create(mut cx: Cx) -> Result<Reply> {
+    let (token, entry) = token_for(&mut cx, ec2::request_fits).await?;
+    Ok(Reply::bytes(200, "application/json", entry.body.clone()).header("x-subject-token", token))
+}
+
+/// The object store only wants to know who it is: no token goes out.
+async fn s3_token_create(mut cx: Cx) -> Result<Reply> {
+    let (_, entry) = token_for(&mut cx, ec2::s3_fits).await?;
+    Ok(Reply::bytes(200, "application/json", entry.body.clone()))
+}
