@@ -49,7 +49,7 @@ pub async fn accept(state: &Arc<State>, image_id: &str, method: &'static str, ur
         tx.insert(&t)?;
         Ok(())
     }).await?;
-    spawn(state, task.id).await;
+    spawn(state, task.id);
     Ok(())
 }
 
@@ -68,7 +68,7 @@ pub async fn accept_new(state: &Arc<State>, mut image: Image, input: Value, aske
         tx.insert(&t)?;
         Ok(())
     }).await?;
-    spawn(state, task.id.clone()).await;
+    spawn(state, task.id.clone());
     Ok(task)
 }
 
@@ -123,22 +123,19 @@ fn check_ready(image: &Image, method: &str) -> Result<()> {
 pub async fn resume(state: &Arc<State>) -> Result<()> {
     let open = Query::new().is_in("status", ["pending", "processing"]);
     for task in state.db.list::<Task>(open).await? {
-        spawn(state, task.id.clone()).await;
+        spawn(state, task.id.clone());
     }
     Ok(())
 }
 
-async fn spawn(state: &Arc<State>, task_id: String) {
+fn spawn(state: &Arc<State>, task_id: String) {
     let st = state.clone();
-    state
-        .transfers
-        .spawn(async move {
-            if let Err(e) = run(&st, &task_id).await {
-                // Left for the next start: the row still says that it is not finished.
-                tracing::error!(task = task_id, error = e.chain(), "an image import was interrupted");
-            }
-        })
-        .await;
+    state.transfers.spawn(async move {
+        if let Err(e) = run(&st, &task_id).await {
+            // Left for the next start: the row still says that it is not finished.
+            tracing::error!(task = task_id, error = e.chain(), "an image import was interrupted");
+        }
+    });
 }
 
 async fn run(state: &Arc<State>, task_id: &str) -> Result<()> {

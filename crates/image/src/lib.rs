@@ -31,16 +31,21 @@ pub struct Deps {
     pub policy: BTreeMap<String, String>,
     pub auth_url: String,
     /// Holds the image files; used by one process at a time.
-    pub data_dir: PathBuf,
+    pub dir: PathBuf,
     /// Largest image file in bytes; upstream's `image_size_cap` is 1 TiB.
-    pub image_size_max_bytes: u64,
+    pub max_size: u64,
+}
+
+/// What an operator may also set.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
     /// Bytes one project may store; `None` is unlimited.
     pub project_quota_bytes: Option<u64>,
     /// What `web-download` may reach.
     pub fetch: FetchPolicy,
 }
 
-/// Default for [`Deps::image_size_max_bytes`].
+/// Upstream's limit for [`Deps::max_size`].
 pub const IMAGE_SIZE_CAP_BYTES: u64 = 1 << 40;
 
 /// Shared by the handlers.
@@ -69,19 +74,24 @@ pub trait ImageFiles: Send + Sync {
     async fn local_path(&self, image_id: &str) -> Result<Option<PathBuf>>;
 }
 
-/// Opens database and directory, clears what a crash left, takes up accepted imports.
+/// [`start_with`] default options.
 pub async fn start(deps: Deps) -> Result<Service> {
+    start_with(deps, Options::default()).await
+}
+
+/// Opens database and directory, clears what a crash left, takes up accepted imports.
+pub async fn start_with(deps: Deps, options: Options) -> Result<Service> {
     let db = Db::open(&deps.store, "image", store::MIGRATIONS).await?;
-    let root = SafeRoot::open(&deps.data_dir)?;
+    let root = SafeRoot::open(&deps.dir)?;
     root.create_dir(transfer::INCOMING)?;
     let state = Arc::new(State {
         db,
         env: deps.env.clone(),
         root,
         transfers: transfer::Transfers::new(),
-        image_size_max_bytes: deps.image_size_max_bytes,
-        project_quota_bytes: deps.project_quota_bytes,
-        fetch: deps.fetch,
+        image_size_max_bytes: deps.max_size,
+        project_quota_bytes: options.project_quota_bytes,
+        fetch: options.fetch,
     });
     transfer::recover(&state).await?;
     imports::resume(&state).await?;

@@ -17,6 +17,7 @@ use caelum_rest::Body;
 use caelum_store::{Filter, Query, Stored, Tx};
 use http_body_util::BodyExt;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -40,20 +41,32 @@ pub enum Signal {
 
 /// Transfers and imports under way in this process.
 pub struct Transfers {
-    tasks: tokio::sync::Mutex<JoinSet<()>>,
+    tasks: Mutex<JoinSet<()>>,
     signals: Mutex<HashMap<String, watch::Sender<Signal>>>,
+    stopping: AtomicBool,
 }
 
 impl Transfers {
     pub fn new() -> Self {
-        Self { tasks: tokio::sync::Mutex::new(JoinSet::new()), signals: Mutex::new(HashMap::new()) }
+        Self { tasks: Mutex::new(JoinSet::new()), signals: Mutex::new(HashMap::new()), stopping: AtomicBool::new(false) }
     }
 
-    /// Runs `f` apart from the request, so that a client going away does not stop it half way.
-    pub async fn spawn(&self, f: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = self.tasks.lock().await;
+    /// Runs `f` until it ends, whoever waits for it.
+    pub fn spawn(&self, f: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks();
         while tasks.try_join_next().is_some() {}
         tasks.spawn(f);
+    }
+
+    /// Runs `f` apart from the request, so that a client going away cannot stop it between a
+    /// transaction and what must follow it.
+    pub async fn detached<T: Send + 'static>(&self, f: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        let (done, wait) = oneshot::channel();
+        self.spawn(async move {
+            // Nobody may be waiting any more; the rows tell the outcome too.
+            let _ = done.send(f.await);
+        });
+        wait.await.map_err(|_| Error::unavailable("The service is stopping."))?
     }
 
     /// Ends what is coming in for an image that was deleted.
@@ -64,16 +77,26 @@ impl Transfers {
     }
 
     pub async fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
         self.signals().values().for_each(|s| {
             s.send_replace(Signal::Stop);
         });
-        let mut tasks = self.tasks.lock().await;
+        let mut tasks = std::mem::take(&mut *self.tasks());
         while tasks.join_next().await.is_some() {}
+    }
+
+    fn tasks(&self) -> std::sync::MutexGuard<'_, JoinSet<()>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn listen(&self, image_id: &str) -> watch::Receiver<Signal> {
         let (tx, rx) = watch::channel(Signal::Run);
-        self.signals().insert(image_id.to_string(), tx);
+        let mut signals = self.signals();
+        // Looked at under the lock that `stop` takes after setting it: one of the two sees the other.
+        if self.stopping.load(Ordering::SeqCst) {
+            tx.send_replace(Signal::Stop);
+        }
+        signals.insert(image_id.to_string(), tx);
         rx
     }
 
@@ -102,16 +125,12 @@ pub enum Goal {
 /// Receives a body into an image. Returns when the bytes are durable and the row says so; on error
 /// the image is queued again and nothing is left.
 pub async fn upload(state: &Arc<State>, image: Stored<Image>, body: Body, expected: Option<u64>, goal: Goal) -> Result<()> {
-    let (image, limit) = begin(state, image, goal).await?;
-    let (done, wait) = oneshot::channel();
     let st = state.clone();
-    state.transfers.spawn(async move {
-        let result = run_upload(&st, &image, body, expected, limit, goal).await;
-        // The client may be gone; the row tells the outcome too.
-        let _ = done.send(result);
-    })
-    .await;
-    wait.await.map_err(|_| Error::unavailable("The service is stopping."))?
+    let work = async move {
+        let (image, limit) = begin(&st, image, goal).await?;
+        run_upload(&st, &image, body, expected, limit, goal).await
+    };
+    state.transfers.detached(work).await
 }
 
 /// Takes the image for a transfer. Errors: `Conflict` when it is not queued, `Invalid` when its

@@ -6,6 +6,7 @@ use caelum_base::{Error, Result};
 use caelum_policy::Target;
 use caelum_rest::{Ctx, Op, Reply, h};
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
 pub const OPS: &[Op<State>] = &[
     Op::post("image_create", "/images", rule("add_image", CREATE), h!(create)),
@@ -120,8 +121,14 @@ async fn update(mut cx: Ctx<State>) -> Result<Reply> {
 
 async fn delete(cx: Ctx<State>) -> Result<Reply> {
     let image = find_authorized(&cx).await?;
-    let (id, owner) = (image.id.clone(), image.owner.clone());
-    let gone = cx.state.db.write(move |tx| {
+    let (state, id, owner) = (cx.state.clone(), image.id.clone(), image.owner.clone());
+    cx.state.transfers.detached(async move { remove(&state, id, owner).await }).await?;
+    Ok(Reply::no_content())
+}
+
+/// Deletes an image that is still this owner's, ends what is coming in for it, frees its bytes.
+async fn remove(state: &Arc<State>, id: String, owner: Option<String>) -> Result<()> {
+    let gone = state.db.write(move |tx| {
         let image = tx.get::<Image>(&id)?.filter(|i| i.owner == owner).ok_or_else(|| not_found(&id))?;
         if image.protected {
             return Err(Error::forbidden(format!("Image {id} is protected and cannot be deleted.")));
@@ -130,11 +137,11 @@ async fn delete(cx: Ctx<State>) -> Result<Reply> {
         Ok(image)
     });
     let gone = gone.await?;
-    cx.state.transfers.cancel(&gone.id);
+    state.transfers.cancel(&gone.id);
     if let Some(file) = &gone.file {
-        transfer::discard(&cx.state, file.clone()).await;
+        transfer::discard(state, file.clone()).await;
     }
-    Ok(Reply::no_content())
+    Ok(())
 }
 
 async fn deactivate(cx: Ctx<State>) -> Result<Reply> {

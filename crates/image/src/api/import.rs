@@ -49,8 +49,11 @@ fn method(body: &Map<String, Value>) -> Result<(&'static str, Option<&str>)> {
 async fn import(mut cx: Ctx<State>) -> Result<Reply> {
     let body: Map<String, Value> = cx.json().await?;
     let (name, uri) = method(&body)?;
+    let uri = uri.map(String::from);
     let image = find_authorized(&cx).await?;
-    imports::accept(&cx.state, &image.id, name, uri, Value::Object(body.clone()), asked(&cx)).await?;
+    let (state, id, asked) = (cx.state.clone(), image.id.clone(), asked(&cx));
+    let work = async move { imports::accept(&state, &id, name, uri.as_deref(), Value::Object(body), asked).await };
+    cx.state.transfers.detached(work).await?;
     Ok(Reply::empty(202))
 }
 
@@ -70,7 +73,8 @@ async fn create(mut cx: Ctx<State>) -> Result<Reply> {
     let input = body.get("input").cloned().unwrap_or(Value::Null);
     let mut image = imports::image_of_task(&input)?;
     image.owner = own_project(&cx).map(String::from);
-    let task = imports::accept_new(&cx.state, image, input, asked(&cx)).await?;
+    let (state, asked) = (cx.state.clone(), asked(&cx));
+    let task = cx.state.transfers.detached(async move { imports::accept_new(&state, image, input, asked).await }).await?;
     let location = format!("{}/v2/tasks/{}", cx.base_url, task.id);
     Ok(Reply::json(201, &view::task(&task, true))?.header("location", location))
 }
