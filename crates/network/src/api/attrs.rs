@@ -190,6 +190,8 @@ impl Attrs {
         match self.take(key) {
             None => Ok(None),
             Some(Value::Null) => Ok(Some(Vec::new())),
+            // One text stands for a list of one, as upstream reads it.
+            Some(Value::String(s)) if max > 0 => Ok(Some(vec![Value::String(s)])),
             Some(Value::Array(v)) if v.len() <= max => Ok(Some(v)),
             Some(Value::Array(_)) => Err(invalid_input(key, format!("it has more than {max} items"))),
             Some(_) => Err(list_error(key)),

@@ -241,7 +241,8 @@ fn rule_input(mut a: Attrs) -> Result<RuleInput> {
         port_range_min: None,
         port_range_max: None,
         remote_ip_prefix: a.nullable("remote_ip_prefix", 64)?.flatten().filter(|p| !p.is_empty()),
-        remote_group_id: a.id_or_null("remote_group_id")?.flatten(),
+        // Any text is an id that may not exist.
+        remote_group_id: a.nullable("remote_group_id", 255)?.flatten().filter(|g| !g.is_empty()),
         std: Std { description: a.nullable("description", 255)?.flatten().unwrap_or_default(), ..Std::default() },
     };
     a.finish()?;

@@ -171,6 +171,9 @@ impl State {
             if g.is_default && c.name.as_ref().is_some_and(|n| *n != g.name) {
                 return Err(Error::conflict("Updating default security group not allowed.").code("SecurityGroupCannotUpdateDefault"));
             }
+            if !g.is_default && c.name.as_ref().is_some_and(|n| n.eq_ignore_ascii_case("default")) {
+                return Err(Error::conflict("Default security group already exists.").code("SecurityGroupDefaultAlreadyExists"));
+            }
             if let Some(stateful) = c.stateful
                 && stateful != g.stateful
             {

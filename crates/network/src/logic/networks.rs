@@ -228,6 +228,18 @@ fn sharing_changes(w: &mut Work<'_, '_>, n: &mut Network, c: &NetworkChange) -> 
     Ok(())
 }
 
+/// Floating addresses of the network that lead nowhere do not keep it.
+fn drop_unused_floating(w: &mut Work<'_, '_>, network_id: &str) -> Result<()> {
+    let q = Query::new().eq("floating_network_id", network_id).filter(Filter::IsNull("port_id"));
+    for f in w.tx.list::<store::FloatingIp>(&q)? {
+        if let Some(p) = w.tx.get::<Port>(&f.floating_port_id)? {
+            super::ports::remove(w, &p)?;
+        }
+        w.tx.delete(&f)?;
+    }
+    Ok(())
+}
+
 /// Refuses a change when the caller saw another revision.
 pub fn check_revision(wanted: Option<i64>, std: &Std) -> Result<()> {
     match wanted {
@@ -279,6 +291,7 @@ impl State {
         self.write(move |w| {
             let n = w.tx.get::<Network>(&id)?.ok_or_else(|| not_found("network", &id))?;
             check_revision(if_revision, &n.std)?;
+            drop_unused_floating(w, &id)?;
             let q = Query::new().eq("network_id", id.as_str()).filter(Filter::Ne("device_owner", "network:dhcp".into())).limit(10);
             let users: Vec<String> = w.tx.list::<Port>(&q)?.into_iter().map(|p| p.value.id).collect();
             if !users.is_empty() {

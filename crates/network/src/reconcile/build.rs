@@ -229,10 +229,16 @@ impl<'a, 't> Builder<'a, 't> {
 }
 
 fn rule(r: &Rule, stateful: bool) -> plane::Rule {
-    let protocol = r.protocol.as_deref().map(|p| if p == "icmpv6" { "ipv6-icmp" } else { p });
+    let v6 = r.ethertype == "IPv6";
+    // ICMP by its IPv4 name or number in an IPv6 rule means ICMPv6, as upstream reads it.
+    let protocol = r.protocol.as_deref().map(|p| match p {
+        "icmpv6" => "ipv6-icmp",
+        "icmp" | "1" if v6 => "ipv6-icmp",
+        p => p,
+    });
     plane::Rule {
         ingress: r.direction == "ingress",
-        ip_version: if r.ethertype == "IPv6" { 6 } else { 4 },
+        ip_version: if v6 { 6 } else { 4 },
         // `ip` and 0 mean any protocol.
         protocol: protocol.filter(|p| !matches!(*p, "ip" | "0")).map(String::from),
         port_min: r.port_range_min,

@@ -187,9 +187,15 @@ impl State {
         let ports: BTreeSet<&String> = applied.ports_up.iter().collect();
         let networks: BTreeSet<&String> = applied.networks_up.iter().collect();
         let routers: BTreeSet<&String> = applied.routers_up.iter().collect();
+        // A router that is switched off has nothing to bring up: its ports wait for nothing.
+        let idle: BTreeSet<String> = {
+            let inner = host.lock();
+            let off = inner.sent.iter().flat_map(|s| s.routers.values()).filter(|r| !r.admin_up && !applied.failed.contains_key(&r.id));
+            off.map(|r| r.id.clone()).collect()
+        };
         let up = |p: &Port| match p.device_owner.as_str() {
             "network:dhcp" => networks.contains(&p.network_id),
-            o if o.starts_with("network:router") => routers.contains(&p.device_id),
+            o if o.starts_with("network:router") => routers.contains(&p.device_id) || idle.contains(&p.device_id),
             _ => ports.contains(&p.id),
         };
         let (now_up, waiting): (Vec<Port>, Vec<Port>) = candidates.into_iter().filter(|p| p.admin_state_up).partition(up);
