@@ -13,6 +13,7 @@
 
 pub mod api;
 pub mod cache;
+pub mod console;
 pub mod flows;
 pub mod logic;
 pub mod metadata;
@@ -106,6 +107,11 @@ impl Service {
         self.api.operations().to_vec()
     }
 
+    /// The console proxy, mounted at the directory of `Config::console_url`; its tokens are its own.
+    pub fn console(&self) -> Arc<dyn HttpService> {
+        Arc::new(console::ConsoleService::new(self.state.clone()))
+    }
+
     /// The metadata service, which the network's proxies reach; it takes no tokens.
     pub fn metadata(&self) -> Arc<dyn HttpService> {
         Arc::new(metadata::MetadataService::new(self.state.clone()))
@@ -126,6 +132,7 @@ impl Service {
 /// Opens the database, takes up unfinished flows and builds the API.
 pub async fn start(deps: Deps) -> Result<Service> {
     let db = Db::open(&deps.store, "compute", store::MIGRATIONS).await?;
+    logic::flavors::ensure_default_flavors(&db, deps.env.now()).await?;
     let flows = flows::register(Flows::new(db.clone(), deps.env.clone(), &deps.node));
     let peers = Peers { network: deps.network, image: deps.image, placement: deps.placement, block: deps.block };
     let state = Arc::new(State::new(deps.env.clone(), db, deps.config, peers, Hosts::new(deps.hosts), flows.clone()));

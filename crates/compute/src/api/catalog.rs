@@ -1,7 +1,7 @@
 //! Which operations there are beside servers: flavors, key pairs, quota, hosts, versions.
 
 use super::{
-    aggregates, extensions, flavor_specs, flavors, hypervisors, images, keypairs, limits, migrations, quotas, security_groups,
+    aggregates, consoles, extensions, flavor_specs, flavors, hypervisors, images, keypairs, limits, migrations, quotas, security_groups,
     server_groups, services, usage, versions, zones,
 };
 use crate::State;
@@ -29,6 +29,7 @@ pub const OPS: &[&[Op<State>]] = &[
     migrations::OPS,
     security_groups::OPS,
     images::OPS,
+    consoles::OPS,
 ];
 
 /// Rules of these resources that no operation carries.

@@ -2,7 +2,13 @@
 
 pub mod actions;
 pub mod catalog;
+pub mod consoles;
+pub mod server_actions;
 pub mod server_create;
+pub mod server_interfaces;
+pub mod server_metadata;
+pub mod server_misc;
+pub mod server_volumes;
 pub mod server_list;
 pub mod servers;
 pub mod views;
@@ -38,7 +44,15 @@ const VERSIONS: Microversions =
     Microversions { service_type: "compute", legacy_header: Some("x-openstack-nova-api-version"), min: MIN, max: MAX };
 
 /// Operations of servers, below `/v2.1`.
-const SERVERS: &[&[Op<State>]] = &[servers::OPS, actions::OPS];
+const SERVERS: &[&[Op<State>]] = &[
+    servers::OPS,
+    actions::OPS,
+    server_metadata::OPS,
+    server_interfaces::OPS,
+    server_volumes::OPS,
+    server_actions::OPS,
+    server_misc::OPS,
+];
 
 pub(crate) fn build(
     state: Arc<State>,
@@ -55,6 +69,7 @@ pub(crate) fn build(
         .rules(caelum_policy::personas::COMPUTE)
         .rules(catalog::RULES)
         .rules(servers::RULES)
+        .rules(server_volumes::RULES)
         .overrides(policy);
     for ops in catalog::ROOT {
         b = b.mount("", ops);

@@ -127,6 +127,14 @@ fn view(g: &Group, names: &Names) -> Value {
     })
 }
 
+/// Groups as the network service gives them, in compute's form.
+pub fn views(groups: Vec<Value>) -> Result<Vec<Value>> {
+    let read = |v: Value| serde_json::from_value::<Group>(v).map_err(|e| Error::internal("unexpected security group").caused_by(e));
+    let groups: Vec<Group> = groups.into_iter().map(read).collect::<Result<_>>()?;
+    let names = names(&groups);
+    Ok(groups.iter().map(|g| view(g, &names)).collect())
+}
+
 fn checked_id(id: &str) -> Result<&str> {
     if is_uuid(id) { Ok(id) } else { Err(Error::invalid(format!("Security group id {id} should be uuid."))) }
 }

@@ -206,9 +206,13 @@ pub fn root_device(s: &Server) -> String {
 
 /// An id of the host that differs per project, so that it tells only which servers share a host.
 pub fn host_id(s: &Server) -> String {
-    let Some(host) = &s.host else { return String::new() };
+    s.host.as_ref().map(|h| host_id_of(&s.project_id, h)).unwrap_or_default()
+}
+
+/// [`host_id`] of a host seen from a project.
+pub fn host_id_of(project_id: &str, host: &str) -> String {
     let mut hash = Sha224::new();
-    hash.update(s.project_id.as_bytes());
+    hash.update(project_id.as_bytes());
     hash.update(host.as_bytes());
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }

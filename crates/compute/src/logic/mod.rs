@@ -4,6 +4,8 @@ pub mod actions;
 pub mod bdm;
 pub mod create;
 pub mod delete;
+pub mod devices;
+pub mod events;
 pub mod netinfo;
 pub mod nics;
 pub mod config_drive;

@@ -4,6 +4,7 @@
 
 pub mod actions;
 pub mod aggregates;
+pub mod console_tokens;
 pub mod flavors;
 pub mod groups;
 pub mod keypairs;
@@ -18,4 +19,5 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "flows", sql: caelum_flow::MIGRATION_SQL },
     Migration { version: 2, name: "servers", sql: include_str!("0001_servers.sql") },
     Migration { version: 3, name: "catalog", sql: include_str!("0002_catalog.sql") },
+    Migration { version: 4, name: "console", sql: include_str!("0003_console.sql") },
 ];

@@ -380,7 +380,7 @@ pub fn deps(env: &Env, fake: &Arc<Fake>, hosts: &[Arc<SimHost>], config: Config)
     }
 }
 
-/// Two hosts of `memory_mib` each, flavors `1` (1 vcpu, 512 MB, 1 GB) and `2` (2, 1024, 2).
+/// Two hosts of `memory_mib` each, flavors `t1` (1 vcpu, 512 MB, 1 GB) and `t2` (2, 1024, 2).
 pub async fn bench(memory_mib: u64) -> Bench {
     let env = Env::system();
     let fake = Fake::new(env.clone());
@@ -389,8 +389,8 @@ pub async fn bench(memory_mib: u64) -> Bench {
     for name in ["host1", "host2"] {
         crate::reconcile::hosts::report(service.state(), name).await.unwrap();
     }
-    service.state().db.write(|tx| tx.insert(&flavor("1", 1, 512, 1))).await.unwrap();
-    service.state().db.write(|tx| tx.insert(&flavor("2", 2, 1024, 2))).await.unwrap();
+    service.state().db.write(|tx| tx.insert(&flavor("t1", 1, 512, 1))).await.unwrap();
+    service.state().db.write(|tx| tx.insert(&flavor("t2", 2, 1024, 2))).await.unwrap();
     Bench { service, fake, hosts }
 }
 
@@ -419,7 +419,7 @@ impl Bench {
 
     /// Starts a server with these additional fields and waits for the end of its flow.
     pub async fn boot(&self, more: Value) -> Value {
-        let mut server = json!({"name": "vm", "imageRef": IMAGE, "flavorRef": "1"});
+        let mut server = json!({"name": "vm", "imageRef": IMAGE, "flavorRef": "t1"});
         merge(&mut server, &more);
         let (status, body) = self.call("member", 1, "POST", "/v2.1/servers", json!({"server": server})).await;
         assert_eq!(status, 202, "{body}");

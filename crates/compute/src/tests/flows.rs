@@ -28,7 +28,7 @@ fn server() -> Server {
         description: None,
         hostname: "vm".into(),
         image: Some(ImageFacts { id: IMAGE.into(), disk_format: "qcow2".into(), ..ImageFacts::default() }),
-        flavor: flavor("1", 1, 512, 1),
+        flavor: flavor("t1", 1, 512, 1),
         key_name: None,
         public_key: None,
         has_user_data: false,
@@ -216,6 +216,7 @@ async fn delete_after(patience_ms: u64, hook: caelum_flow::Hook) {
     let id = w.db.write(move |tx| starter.start(tx, ID, "p1", &delete())).await.unwrap();
     first.spawn(w.context.clone());
     let _ = tokio::time::timeout(std::time::Duration::from_millis(patience_ms), first.wait(&id)).await;
+    first.stop(std::time::Duration::from_secs(1)).await;
     let second = Flows::with_options(w.db.clone(), Env::system(), "test", quick).register::<DeleteServer>();
     second.spawn(w.context.clone());
     second.idle().await.unwrap();

@@ -31,7 +31,7 @@ async fn a_users_port_survives_its_server() {
     let port = b.fake.user_port();
     let s = b.boot(json!({"networks": [{"port": port}]})).await;
     assert_eq!(s["status"], "ACTIVE", "{s}");
-    let (_, again) = b.call("member", 1, "POST", "/v2.1/servers", json!({"server": {"name": "x", "imageRef": IMAGE, "flavorRef": "1", "networks": [{"port": port}]}})).await;
+    let (_, again) = b.call("member", 1, "POST", "/v2.1/servers", json!({"server": {"name": "x", "imageRef": IMAGE, "flavorRef": "t1", "networks": [{"port": port}]}})).await;
     assert_eq!(again["conflictingRequest"]["code"], 409);
     b.call("member", 1, "DELETE", &format!("/v2.1/servers/{}", s["id"].as_str().unwrap()), Value::Null).await;
     b.idle().await;
@@ -57,7 +57,7 @@ async fn foreign_servers_do_not_exist_and_readers_do_not_write() {
 #[tokio::test]
 async fn bad_bodies_are_400() {
     let b = bench(4096).await;
-    let base = || json!({"name": "x", "imageRef": IMAGE, "flavorRef": "1"});
+    let base = || json!({"name": "x", "imageRef": IMAGE, "flavorRef": "t1"});
     let cases = [
         json!({"flavorRef": "nope"}), json!({"imageRef": "x/../y"}), json!({"imageRef": NET}), json!({"name": ""}), json!({"name": 5}),
         json!({"metadata": {"": "x"}}), json!({"metadata": {"k": 1}}), json!({"networks": [{"uuid": "nope"}]}), json!({"user_data": "%%"}),
@@ -96,7 +96,7 @@ async fn a_failed_spawn_leaves_an_error_with_a_reason_and_nothing_else() {
 #[tokio::test]
 async fn two_clients_for_the_last_room_get_one_server() {
     let b = bench(512).await;
-    let body = || json!({"server": {"name": "x", "imageRef": IMAGE, "flavorRef": "1"}});
+    let body = || json!({"server": {"name": "x", "imageRef": IMAGE, "flavorRef": "t1"}});
     let calls = (0..4).map(|_| b.call("member", 1, "POST", "/v2.1/servers", body()));
     futures_util::future::join_all(calls).await;
     b.idle().await;
@@ -112,7 +112,7 @@ async fn two_clients_for_the_last_room_get_one_server() {
 async fn delete_wins_over_a_create_that_waits() {
     let b = bench(4096).await;
     *b.fake.no_plug.lock().unwrap() = true;
-    let body = json!({"server": {"name": "x", "imageRef": IMAGE, "flavorRef": "1"}});
+    let body = json!({"server": {"name": "x", "imageRef": IMAGE, "flavorRef": "t1"}});
     let (_, made) = b.call("member", 1, "POST", "/v2.1/servers", body).await;
     let path = format!("/v2.1/servers/{}", made["server"]["id"].as_str().unwrap());
     assert_eq!(b.get(&path).await["server"]["status"], "BUILD");
@@ -126,7 +126,7 @@ async fn delete_wins_over_a_create_that_waits() {
 #[tokio::test]
 async fn quota_is_counted_and_refused() {
     let b = bench(65536).await;
-    let body = |n: i64| json!({"server": {"name": "x", "imageRef": IMAGE, "flavorRef": "1", "min_count": n, "max_count": n}});
+    let body = |n: i64| json!({"server": {"name": "x", "imageRef": IMAGE, "flavorRef": "t1", "min_count": n, "max_count": n}});
     let (status, body_) = b.call("member", 1, "POST", "/v2.1/servers", body(11)).await;
     assert_eq!(status, 403, "{body_}");
     assert!(body_["forbidden"]["message"].as_str().unwrap().contains("instances"));
