@@ -4,10 +4,10 @@
 
 const canvas = document.getElementById("screen");
 const screen2d = canvas.getContext("2d");
-const status = document.getElementById("status");
+const label = document.getElementById("status");
 
 function say(text) {
-  status.textContent = text;
+  label.textContent = text;
 }
 
 const parameters = new URLSearchParams(location.search);
