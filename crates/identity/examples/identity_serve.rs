@@ -1,4 +1,4 @@
-//! Serves identity alone on a port, for trying clients: `identity_serve PORT ADMIN_PASSWORD DATA_DIR`.
+//! Serves identity alone on a port, for trying clients: `identity_serve PORT ADMIN_PASSWORD DATA_DIR STORE_URL`.
 
 use caelum_base::{Env, Secret};
 use caelum_identity::{Bootstrap, BootstrapService, Deps, ServiceUser, start};
@@ -9,12 +9,12 @@ use std::sync::Arc;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().collect();
-    let [_, port, password, dir] = args.as_slice() else { return Err("PORT ADMIN_PASSWORD DATA_DIR".into()) };
+    let [_, port, password, dir, store] = args.as_slice() else { return Err("PORT ADMIN_PASSWORD DATA_DIR STORE_URL".into()) };
     let addr = format!("127.0.0.1:{port}");
     let url = format!("http://{addr}/identity");
     let dir = std::path::PathBuf::from(dir);
     std::fs::create_dir_all(&dir)?;
-    let mut deps = Deps::new(Env::system(), StoreUrl::SqliteDir(dir.clone()), url.clone(), dir);
+    let mut deps = Deps::new(Env::system(), StoreUrl::parse(store)?, url.clone(), dir);
     deps.bcrypt_cost = 4;
     let service = start(deps).await?;
     let user = |name: &str| ServiceUser { name: name.into(), password: None };

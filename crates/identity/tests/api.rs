@@ -455,3 +455,29 @@ async fn service_tokens_need_no_password_and_keys_may_rotate() {
     assert!(c.service.token_source("nobody").token().await.is_err());
     c.service.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_processes_writes_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = async || {
+        let store = StoreUrl::SqliteDir(dir.path().to_path_buf());
+        let mut deps = Deps::new(Env::system(), store, "http://cloud/identity", dir.path().join("identity"));
+        deps.bcrypt_cost = 4;
+        start(deps).await.unwrap()
+    };
+    let (one, two) = (run().await, run().await);
+    one.bootstrap(bootstrap()).await.unwrap();
+    let token = one.token_source("nova").token().await.unwrap();
+    let validator = two.validator();
+    assert!(validator.validate(token.expose()).await.is_ok(), "keys and tables are shared");
+    one.set_password("nova", &Secret::new("new".into())).await.unwrap();
+    assert!(one.validator().validate(token.expose()).await.is_err());
+    let ends = tokio::time::timeout(Duration::from_secs(2), async {
+        while validator.validate(token.expose()).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    ends.await.expect("revoked in the other process too");
+    one.stop().await;
+    two.stop().await;
+}

@@ -8,6 +8,7 @@ use crate::logic::roles;
 use crate::state::Identity;
 use crate::store::{self, Actor, Assignment, Grants, Group, Project, Role, Target, User};
 use caelum_base::{Error, Result};
+use caelum_policy::RuleDefault;
 use caelum_rest::{Op, QueryParams, Reply, h};
 use caelum_store::{Query, Tx};
 use serde_json::{Value, json};
@@ -15,6 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub const OPS: &[Op<Identity>] =
     &[Op::get("role_assignment_list", "/role_assignments", ruled("identity:list_role_assignments", DOMAIN_LIST), h!(assignment_list))];
+
+/// Asked instead when a whole tree is listed.
+pub const RULES: &[RuleDefault] = &[RuleDefault::helper("identity:list_role_assignments_for_tree", DOMAIN_LIST)];
 
 /// One line of the answer, and where it comes from.
 #[derive(Clone)]
@@ -267,8 +271,14 @@ fn collect(tx: &mut Tx<'_>, w: &Wanted, own_domain: Option<&str>) -> Result<(Vec
 
 async fn assignment_list(cx: Cx) -> Result<Reply> {
     let own = cx.auth().creds.domain_id.clone();
-    guard(&cx, &json!({"domain_id": own}))?;
     let w = Wanted::read(&cx.query)?;
+    let about = json!({"domain_id": own});
+    if w.include_subtree {
+        cx.filtered();
+        cx.require("identity:list_role_assignments_for_tree", &caelum_policy::Target::new().with_object("target", &about))?;
+    } else {
+        guard(&cx, &about)?;
+    }
     let (lines, names) = cx.state.read(move |tx| collect(tx, &w, own.as_deref())).await?;
     let rows: Vec<Value> = lines.iter().map(|l| view(&cx, l, names.as_ref())).collect();
     let own = format!("{}{}", base(&cx), cx.path);

@@ -62,6 +62,7 @@ pub fn build(identity: Arc<Identity>, policy: BTreeMap<String, String>, validato
         .rules(&rules::all_helpers())
         .rules(roles::RULES)
         .rules(trusts::RULES)
+        .rules(assignments::RULES)
         .overrides(policy)
         .mount("", versions::OPS);
     for table in TABLES {

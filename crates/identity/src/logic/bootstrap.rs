@@ -133,8 +133,9 @@ fn ensure_role(tx: &mut Tx<'_>, name: &str, id: String) -> Result<String> {
     if let Some(r) = tx.first::<Role>(&Query::new().eq("domain_id", "").eq("name", name))? {
         return Ok(r.id.clone());
     }
-    let role =
-        Role { id: id.clone(), domain_id: String::new(), name: name.into(), description: None, options: Extra::new(), extra: Extra::new() };
+    // The cloud's own roles stay as they are; a renamed `admin` would lock everybody out.
+    let options = Extra::from_iter([("immutable".to_string(), serde_json::Value::Bool(true))]);
+    let role = Role { id: id.clone(), domain_id: String::new(), name: name.into(), description: None, options, extra: Extra::new() };
     tx.insert(&role)?;
     Ok(id)
 }
