@@ -55,7 +55,8 @@ impl Demo {
             Ok(Arc::new(PasswordTokens::new(identity, user, user, password(data, user)?)))
         };
         let user = tokens("demo")?;
-        let client = |name: &'static str, path: &str| ServiceClient::new(name, Arc::new(HttpTransport::new(format!("{url}/{path}"))), user.clone());
+        let client =
+            |name: &'static str, path: &str| ServiceClient::new(name, Arc::new(HttpTransport::new(format!("{url}/{path}"))), user.clone());
         let dir = data.join("demo");
         std::fs::create_dir_all(&dir).map_err(|e| Error::unavailable(format!("cannot create {}: {e}", dir.display())))?;
         Ok(Self {
@@ -100,7 +101,8 @@ impl Demo {
             return Ok(id.to_string());
         }
         let file = file.ok_or_else(|| Error::invalid("the cloud has no image; name one with --image"))?;
-        let body = json!({"name": "caelum-guest", "disk_format": "qcow2", "container_format": "bare", "visibility": "public", "min_ram": 128});
+        let body =
+            json!({"name": "caelum-guest", "disk_format": "qcow2", "container_format": "bare", "visibility": "public", "min_ram": 128});
         let made: Value = self.admin_image.post("/v2/images").json(&body).fetch().await?;
         let id = field(&made, "/id")?.to_string();
         let bytes = tokio::fs::read(file).await.map_err(|e| Error::invalid(format!("cannot read {}: {e}", file.display())))?;
@@ -121,7 +123,12 @@ impl Demo {
     async fn ensure_key(&self) -> Result<String> {
         let key = self.dir.join("id_ecdsa");
         if !key.exists() {
-            let made = tokio::process::Command::new("ssh-keygen").args(["-q", "-t", "ecdsa", "-N", "", "-C", "caelum-demo", "-f"]).arg(&key).stdin(Stdio::null()).status().await;
+            let made = tokio::process::Command::new("ssh-keygen")
+                .args(["-q", "-t", "ecdsa", "-N", "", "-C", "caelum-demo", "-f"])
+                .arg(&key)
+                .stdin(Stdio::null())
+                .status()
+                .await;
             let made = made.map_err(|_| Error::unavailable("ssh-keygen is not installed: apt-get install openssh-client"))?;
             if !made.success() {
                 return Err(Error::unavailable("ssh-keygen failed"));
@@ -183,7 +190,8 @@ impl Demo {
     async fn boot(&self, image: &str, network: &str) -> Result<String> {
         let flavors: Value = self.compute.get("/v2.1/flavors?sort_key=memory_mb&limit=1").fetch().await?;
         let flavor = field(&flavors, "/flavors/0/id")?;
-        let body = json!({"server": {"name": NAME, "imageRef": image, "flavorRef": flavor, "key_name": NAME, "networks": [{"uuid": network}]}});
+        let body =
+            json!({"server": {"name": NAME, "imageRef": image, "flavorRef": flavor, "key_name": NAME, "networks": [{"uuid": network}]}});
         let asked = Instant::now();
         let made: Value = self.compute.post("/v2.1/servers").json(&body).fetch().await?;
         let id = field(&made, "/server/id")?.to_string();
@@ -221,7 +229,19 @@ impl Demo {
         let asked = Instant::now();
         loop {
             let out = tokio::process::Command::new("ssh")
-                .args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes", "-o", "ConnectTimeout=3", "-o", "LogLevel=ERROR", "-i"])
+                .args([
+                    "-o",
+                    "StrictHostKeyChecking=no",
+                    "-o",
+                    "UserKnownHostsFile=/dev/null",
+                    "-o",
+                    "BatchMode=yes",
+                    "-o",
+                    "ConnectTimeout=3",
+                    "-o",
+                    "LogLevel=ERROR",
+                    "-i",
+                ])
                 .arg(self.dir.join("id_ecdsa"))
                 .arg(format!("cirros@{address}"))
                 .arg("hostname")

@@ -51,7 +51,8 @@ pub fn settings(run: &RunArgs) -> Result<Settings> {
         layers = layers.file(path.display().to_string(), text);
     }
     // These two choose the directory and the file themselves and are no options.
-    let env = std::env::vars().filter(|(k, _)| k.starts_with("CAELUM_") && !matches!(k.as_str(), "CAELUM_DATA" | "CAELUM_CONFIG" | "CAELUM_CACHE"));
+    let env = std::env::vars()
+        .filter(|(k, _)| k.starts_with("CAELUM_") && !matches!(k.as_str(), "CAELUM_DATA" | "CAELUM_CONFIG" | "CAELUM_CACHE"));
     let mut cli = Vec::new();
     if let Some(h) = &run.hypervisor {
         cli.push(("hypervisor.driver".to_string(), h.clone()));

@@ -1,4 +1,4 @@
-use crate::{Transport, TokenSource};
+use crate::{TokenSource, Transport};
 use async_trait::async_trait;
 use caelum_base::{Error, Result, Secret};
 use caelum_rest::{full, read_limited};
@@ -37,7 +37,9 @@ impl PasswordTokens {
         // Draining lets the connection be used again.
         let _ = read_limited(body, 1 << 20).await;
         let token = parts.headers.get("x-subject-token").and_then(|v| v.to_str().ok());
-        token.map(|t| Secret::new(t.to_string())).ok_or_else(|| Error::unavailable(format!("The identity service answered {}.", parts.status)))
+        token
+            .map(|t| Secret::new(t.to_string()))
+            .ok_or_else(|| Error::unavailable(format!("The identity service answered {}.", parts.status)))
     }
 }
 

@@ -74,7 +74,12 @@ pub async fn ask(socket: &Path, method: Method, path: &str) -> Result<Value> {
     let response = sender.send_request(req).await.map_err(|e| Error::unavailable("The running program did not answer.").caused_by(e))?;
     let ok = response.status().is_success();
     let status = response.status().as_u16();
-    let bytes = response.into_body().collect().await.map_err(|e| Error::unavailable("The running program did not answer.").caused_by(e))?.to_bytes();
+    let bytes = response
+        .into_body()
+        .collect()
+        .await
+        .map_err(|e| Error::unavailable("The running program did not answer.").caused_by(e))?
+        .to_bytes();
     task.abort();
     let value: Value = serde_json::from_slice(&bytes).map_err(|e| Error::internal("unreadable answer").caused_by(e))?;
     if ok {

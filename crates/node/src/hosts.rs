@@ -23,12 +23,17 @@ pub struct Host {
 fn settle_driver(settings: &Settings) -> Result<&str> {
     let wanted = settings.config.str("hypervisor.driver");
     let path = settings.data.join("driver");
-    let chosen = settings.config.show().iter().any(|r| r.name == "hypervisor.driver" && !matches!(r.source, caelum_config::Source::Default));
+    let chosen =
+        settings.config.show().iter().any(|r| r.name == "hypervisor.driver" && !matches!(r.source, caelum_config::Source::Default));
     match std::fs::read_to_string(&path) {
         Ok(text) if text.trim() == wanted => Ok(wanted),
         Ok(text) if !chosen && text.trim() == "sim" => Ok("sim"),
         Ok(text) if !chosen && text.trim() == "libvirt" => Ok("libvirt"),
-        Ok(text) => Err(Error::invalid(format!("{} holds guests of the driver {}; use that one or another --data directory", settings.data.root().display(), text.trim()))),
+        Ok(text) => Err(Error::invalid(format!(
+            "{} holds guests of the driver {}; use that one or another --data directory",
+            settings.data.root().display(),
+            text.trim()
+        ))),
         Err(_) => {
             settings.data.write("driver", wanted)?;
             Ok(wanted)
@@ -58,18 +63,32 @@ fn need_root(what: &str) -> Result<()> {
     Err(Error::unavailable(format!("{what} needs root; run as root, or try everything without it: caelum up --hypervisor sim")))
 }
 
+/// Range of the external network and this host's address in it.
+pub fn public_range(settings: &Settings) -> Result<(ipnet::IpNet, std::net::IpAddr)> {
+    let bad = |name: &str| Error::invalid(format!("{name} is not a valid address or address range"));
+    let cidr: ipnet::IpNet = settings.config.str("network.public_cidr").parse().map_err(|_| bad("network.public_cidr"))?;
+    let gateway: std::net::IpAddr = settings.config.str("network.public_gateway").parse().map_err(|_| bad("network.public_gateway"))?;
+    if cidr.contains(&gateway) {
+        Ok((cidr.trunc(), gateway))
+    } else {
+        Err(Error::invalid("network.public_gateway is not in network.public_cidr"))
+    }
+}
+
 /// The plane's configuration; `metadata` is where guests' metadata requests go.
 fn plane_config(settings: &Settings, env: &Env, metadata: SocketAddr, secret: Secret<String>) -> Result<PlaneConfig> {
     let c = &settings.config;
-    let bad = |name: &str| Error::invalid(format!("{name} is not a valid address or address range"));
-    let cidr: ipnet::IpNet = c.str("network.public_cidr").parse().map_err(|_| bad("network.public_cidr"))?;
-    let gateway: std::net::IpAddr = c.str("network.public_gateway").parse().map_err(|_| bad("network.public_gateway"))?;
+    let (cidr, gateway) = public_range(settings)?;
     let tag = settings.data.tag(env)?;
     let physical = match c.opt_str("network.public_device").filter(|d| !d.is_empty()) {
         Some(d) => PhysicalNetwork::HostDevice { device: d.to_string() },
         None => {
-            let address = ipnet::IpNet::new(gateway, cidr.prefix_len()).map_err(|_| bad("network.public_cidr"))?;
-            PhysicalNetwork::OwnBridge { bridge: format!("caelum{tag}"), host_addresses: vec![address], masquerade: c.bool("network.masquerade") }
+            let address = ipnet::IpNet::new(gateway, cidr.prefix_len()).map_err(|_| Error::invalid("network.public_cidr is not valid"))?;
+            PhysicalNetwork::OwnBridge {
+                bridge: format!("caelum{tag}"),
+                host_addresses: vec![address],
+                masquerade: c.bool("network.masquerade"),
+            }
         }
     };
     let run_dir = settings.data.join("run/net");
@@ -97,7 +116,11 @@ pub async fn open(settings: &Settings, env: &Env, metadata: SocketAddr, secret: 
         return Ok(Host { name, driver: "sim".into(), hypervisor, plane });
     }
     need_root("libvirt with real guests")?;
-    let host = LibvirtHost::open(LibvirtConfig { hostname: Some(name.clone()), ..LibvirtConfig::new(settings.data.root().to_path_buf()) }, env.clone()).await?;
+    let host = LibvirtHost::open(
+        LibvirtConfig { hostname: Some(name.clone()), ..LibvirtConfig::new(settings.data.root().to_path_buf()) },
+        env.clone(),
+    )
+    .await?;
     let driver = format!("libvirt ({})", host.virt_type());
     Ok(Host { name, driver, hypervisor: Arc::new(host), plane })
 }
@@ -105,7 +128,13 @@ pub async fn open(settings: &Settings, env: &Env, metadata: SocketAddr, secret: 
 fn sim_config(data: &DataDir, settings: &Settings, hostname: String) -> Result<SimConfig> {
     let number = |name: &str| u64::try_from(settings.config.int(name)).map_err(|_| Error::invalid(format!("{name} is out of range")));
     let vcpus = u32::try_from(number("hypervisor.sim_vcpus")?).map_err(|_| Error::invalid("hypervisor.sim_vcpus is out of range"))?;
-    Ok(SimConfig { hostname, vcpus, memory_mib: number("hypervisor.sim_memory_mib")?, disk_gib: number("hypervisor.sim_disk_gib")?, state_dir: Some(data.join("sim")) })
+    Ok(SimConfig {
+        hostname,
+        vcpus,
+        memory_mib: number("hypervisor.sim_memory_mib")?,
+        disk_gib: number("hypervisor.sim_disk_gib")?,
+        state_dir: Some(data.join("sim")),
+    })
 }
 
 /// Removes everything of ours from the machine.

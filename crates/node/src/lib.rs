@@ -61,7 +61,13 @@ pub struct Node {
 
 fn lock_file(data: &DataDir) -> Result<File> {
     let path = data.join("run/lock");
-    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(|e| Error::unavailable(format!("cannot open {}: {e}", path.display())))
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|e| Error::unavailable(format!("cannot open {}: {e}", path.display())))
 }
 
 /// Whether a process runs on this data directory.
@@ -84,7 +90,11 @@ impl Node {
         let data = settings.data.clone();
         let lock = lock(&data)?;
         init_log(settings.config.str("log.filter"))?;
-        let listen: SocketAddr = settings.config.str("api.listen").parse().map_err(|_| Error::invalid("api.listen must be ADDRESS:PORT, for example 127.0.0.1:5000"))?;
+        let listen: SocketAddr = settings
+            .config
+            .str("api.listen")
+            .parse()
+            .map_err(|_| Error::invalid("api.listen must be ADDRESS:PORT, for example 127.0.0.1:5000"))?;
         let server = Server::bind(listen).await?;
         let url = match settings.config.opt_str("api.public_url").filter(|u| !u.is_empty()) {
             Some(u) => u.trim_end_matches('/').to_string(),
@@ -92,7 +102,13 @@ impl Node {
         };
         let cloud = Arc::new(Cloud::start(&settings, Env::system(), &url, progress).await?);
         let server = server.start(cloud.front())?;
-        let summary = Summary { auth_url: format!("{url}/identity/v3"), url, driver: cloud.driver().to_string(), data: data.root().to_path_buf(), started_in: started.elapsed() };
+        let summary = Summary {
+            auth_url: format!("{url}/identity/v3"),
+            url,
+            driver: cloud.driver().to_string(),
+            data: data.root().to_path_buf(),
+            started_in: started.elapsed(),
+        };
         let (stop_sender, stop) = watch::channel(false);
         let handle = handle::Handle { cloud: cloud.clone(), summary: summary.clone(), stop: stop_sender };
         let admin = admin::serve(&data.join("run/admin.sock"), Arc::new(handle))?;
@@ -137,6 +153,6 @@ pub async fn wipe(settings: &Settings) -> Result<()> {
 fn init_log(filter: &str) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|e| Error::invalid(format!("log.filter: {e}")))?;
     // A second node in one process (tests) logs through the first one's subscriber.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter).with_writer(std::io::stderr).try_init();
     Ok(())
 }

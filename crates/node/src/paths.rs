@@ -23,7 +23,11 @@ impl DataDir {
 
     fn make(&self, sub: &str) -> Result<()> {
         let path = self.0.join(sub);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|e| Error::unavailable(format!("cannot create {}: {e}", path.display())))
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(|e| Error::unavailable(format!("cannot create {}: {e}", path.display())))
     }
 
     pub fn root(&self) -> &Path {

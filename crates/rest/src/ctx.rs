@@ -6,8 +6,8 @@ use caelum_base::{Env, Error, ErrorKind, Result};
 use caelum_policy::{Enforcer, Target};
 use http::HeaderMap;
 use serde::de::DeserializeOwned;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// One request to one operation.
 pub struct Ctx<S: 'static> {

@@ -62,10 +62,15 @@ impl Server {
 }
 
 impl ServerHandle {
-    /// Takes no new connections, lets running requests finish for at most `grace`.
-    pub async fn stop(self, grace: Duration) {
+    /// Takes no new connections; running ones end with their current request.
+    pub fn halt(&self) {
         // No receiver left means that the loop has ended already.
         let _ = self.stop.send(true);
+    }
+
+    /// Takes no new connections, lets running requests finish for at most `grace`.
+    pub async fn stop(self, grace: Duration) {
+        self.halt();
         let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
         let _ = tokio::time::timeout(grace, self.connections.acquire_many(all)).await;
     }

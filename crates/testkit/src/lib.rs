@@ -57,7 +57,13 @@ impl TestCloud {
     }
 
     async fn start_in(dir: TempDir, options: &[(&str, &str)]) -> Result<Self> {
-        let base = [("hypervisor.driver", "sim"), ("api.listen", "127.0.0.1:0"), ("identity.bcrypt_rounds", "4"), ("host.name", "test-host"), ("log.filter", "warn")];
+        let base = [
+            ("hypervisor.driver", "sim"),
+            ("api.listen", "127.0.0.1:0"),
+            ("identity.bcrypt_rounds", "4"),
+            ("host.name", "test-host"),
+            ("log.filter", "warn"),
+        ];
         let pairs = base.iter().chain(options).map(|(k, v)| ((*k).to_string(), (*v).to_string()));
         let mut layers = Layers::new().cli(pairs);
         if let Ok(url) = std::env::var("CAELUM_TEST_STORE_URL") {
@@ -103,7 +109,9 @@ impl TestCloud {
     /// Makes a project with a user of these roles; gives a token of it.
     pub async fn persona(&self, project: &str, user: &str, roles: &[&str]) -> String {
         let admin = self.bootstrap_token("admin").await;
-        let made = self.call(Method::POST, "/identity/v3/projects", &admin, Some(json!({"project": {"name": project, "domain_id": "default"}}))).await;
+        let made = self
+            .call(Method::POST, "/identity/v3/projects", &admin, Some(json!({"project": {"name": project, "domain_id": "default"}})))
+            .await;
         let project_id = if made.status == 201 {
             made.str("/project/id")
         } else {

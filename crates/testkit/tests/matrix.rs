@@ -8,8 +8,14 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Front-door path of each service.
-const PREFIX: &[(&str, &str)] =
-    &[("identity", "/identity"), ("image", "/image"), ("placement", "/placement"), ("compute", "/compute"), ("network", "/network"), ("block-storage", "/volume")];
+const PREFIX: &[(&str, &str)] = &[
+    ("identity", "/identity"),
+    ("image", "/image"),
+    ("placement", "/placement"),
+    ("compute", "/compute"),
+    ("network", "/network"),
+    ("block-storage", "/volume"),
+];
 
 fn prefix(service: &str) -> &'static str {
     PREFIX.iter().find(|(s, _)| *s == service).map_or("", |(_, p)| p)
@@ -116,11 +122,18 @@ async fn estate(cloud: &TestCloud, token: &str) -> BTreeMap<&'static str, String
     ids.insert("subnets", post("/network/v2.0/subnets", subnet, "/subnet/id").await);
     ids.insert("ports", post("/network/v2.0/ports", json!({"port": {"network_id": ids["networks"]}}), "/port/id").await);
     ids.insert("routers", post("/network/v2.0/routers", json!({"router": {"name": "r"}}), "/router/id").await);
-    ids.insert("security-groups", post("/network/v2.0/security-groups", json!({"security_group": {"name": "g"}}), "/security_group/id").await);
+    ids.insert(
+        "security-groups",
+        post("/network/v2.0/security-groups", json!({"security_group": {"name": "g"}}), "/security_group/id").await,
+    );
     ids.insert("os-security-groups", ids["security-groups"].clone());
     let rule = json!({"security_group_rule": {"security_group_id": ids["security-groups"], "direction": "ingress"}});
     ids.insert("security-group-rules", post("/network/v2.0/security-group-rules", rule, "/security_group_rule/id").await);
-    ids.insert("images", post("/image/v2/images", json!({"name": "i", "disk_format": "raw", "container_format": "bare", "visibility": "private"}), "/id").await);
+    ids.insert(
+        "images",
+        post("/image/v2/images", json!({"name": "i", "disk_format": "raw", "container_format": "bare", "visibility": "private"}), "/id")
+            .await,
+    );
     ids.insert("volumes", post("/volume/v3/volumes", json!({"volume": {"size": 1, "name": "v"}}), "/volume/id").await);
     ids.insert("os-keypairs", "nobodys-key".into());
     ids
@@ -155,14 +168,20 @@ async fn another_projects_things_do_not_exist() {
         let (twin_status, twin_text) = ask(&cloud, &op, &format!("{}{twin}", prefix(op.service)), &stranger).await;
         let mut same = text.clone();
         ids.values().for_each(|id| same = same.replace(id.as_str(), random));
-        if (200..300).contains(&status) && twin_status != status || status >= 500 || status != twin_status || strip(&same) != strip(&twin_text) {
+        if (200..300).contains(&status) && twin_status != status
+            || status >= 500
+            || status != twin_status
+            || strip(&same) != strip(&twin_text)
+        {
             findings.push(format!("{} {} {}: {status} {text} but {twin_status} {twin_text}", op.method, op.path, op.action.unwrap_or("")));
         }
     }
     assert!(findings.is_empty(), "{} findings\n{}", findings.len(), findings.join("\n"));
     for (kind, id) in &ids {
         let path = match *kind {
-            "networks" | "subnets" | "ports" | "routers" | "security-groups" | "security-group-rules" => format!("/network/v2.0/{kind}/{id}"),
+            "networks" | "subnets" | "ports" | "routers" | "security-groups" | "security-group-rules" => {
+                format!("/network/v2.0/{kind}/{id}")
+            }
             "images" => format!("/image/v2/images/{id}"),
             "volumes" => format!("/volume/v3/volumes/{id}"),
             _ => continue,

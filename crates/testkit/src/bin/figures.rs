@@ -35,7 +35,11 @@ struct Caller {
 
 impl Caller {
     async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Option<String>, Value) {
-        let mut req = Request::builder().method(method).uri(path).header("x-auth-token", &*self.token).header("openstack-api-version", "compute 2.90");
+        let mut req = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("x-auth-token", &*self.token)
+            .header("openstack-api-version", "compute 2.90");
         if body.is_some() {
             req = req.header("content-type", "application/json");
         }
@@ -84,7 +88,11 @@ async fn until_up(base: &str) -> f64 {
 
 fn rss_mb(pid: u32) -> f64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kb = text.lines().find_map(|l| l.strip_prefix("VmRSS:")).and_then(|l| l.trim().strip_suffix(" kB")).and_then(|n| n.trim().parse::<f64>().ok());
+    let kb = text
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:"))
+        .and_then(|l| l.trim().strip_suffix(" kB"))
+        .and_then(|n| n.trim().parse::<f64>().ok());
     kb.unwrap_or(f64::NAN) / 1024.0
 }
 
@@ -148,7 +156,8 @@ async fn validate(admin: &Caller) {
         move |_| {
             let admin = admin.clone();
             async move {
-                let req = Request::get("/identity/v3/auth/tokens").header("x-auth-token", &*admin.token).header("x-subject-token", &*admin.token);
+                let req =
+                    Request::get("/identity/v3/auth/tokens").header("x-auth-token", &*admin.token).header("x-subject-token", &*admin.token);
                 let r = admin.http.send(req.body(caelum_rest::empty()).expect("request")).await.expect("answer");
                 assert_eq!(r.status().as_u16(), 200);
                 let _ = read_limited(r.into_body(), 1 << 20).await;
@@ -198,7 +207,9 @@ async fn image(admin: &Caller) -> String {
     let (status, _, v) = admin.call(Method::POST, "/image/v2/images", Some(body)).await;
     assert_eq!(status, 201, "{v}");
     let id = v["id"].as_str().expect("id").to_string();
-    let req = Request::put(format!("/image/v2/images/{id}/file")).header("x-auth-token", &*admin.token).header("content-type", "application/octet-stream");
+    let req = Request::put(format!("/image/v2/images/{id}/file"))
+        .header("x-auth-token", &*admin.token)
+        .header("content-type", "application/octet-stream");
     let r = admin.http.send(req.body(full(vec![0u8; 1 << 20])).expect("request")).await.expect("answer");
     assert_eq!(r.status().as_u16(), 204);
     id
