@@ -121,6 +121,16 @@ impl Service {
         &self.state
     }
 
+    /// Checks what must hold between servers, hosts and the other services; `heal` restores it.
+    pub async fn audit(&self, heal: bool) -> Result<Vec<String>> {
+        reconcile::audit::audit(&self.state, heal).await
+    }
+
+    /// What happened to a server, as lines of text; empty for an id that is none.
+    pub async fn why(&self, id: &str) -> Result<Vec<String>> {
+        reconcile::audit::why(&self.state, id).await
+    }
+
     /// Ends background work; unfinished flows are left for the next start.
     pub async fn stop(&self) {
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner));

@@ -3,7 +3,7 @@
 use crate::State;
 use crate::flows::create::row;
 use crate::flows::finish;
-use crate::logic::{guest, ops};
+use crate::logic::{guest, images, ops};
 use crate::store::servers::VmState;
 use caelum_base::Result;
 use caelum_flow::{Failure, Flow, Step, StepCx};
@@ -82,7 +82,12 @@ async fn act(cx: StepCx<State>, flow: ChangePower) -> Result<ChangePower> {
     let action = match flow.op {
         // The definition is made anew, so that whatever changed meanwhile is in it.
         PowerOp::HardReboot => {
-            host.redefine(&guest::spec(&cx, &s, true).await?).await?;
+            let spec = guest::spec(&cx, &s, true).await?;
+            match host.redefine(&spec).await {
+                // The host lost the guest: it is built again, as its owner asked.
+                Err(e) if e.is_not_found() => host.spawn(&spec, &images::Source(cx.app().clone())).await?,
+                other => other?,
+            }
             return Ok(flow);
         }
         PowerOp::Start => PowerAction::Start,

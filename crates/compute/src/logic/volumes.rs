@@ -68,6 +68,9 @@ struct Attachment {
     id: String,
     #[serde(default, alias = "volume_uuid")]
     volume_id: String,
+    /// The server.
+    #[serde(default)]
+    instance: Option<String>,
     #[serde(default)]
     connection_info: Value,
 }
@@ -213,6 +216,12 @@ async fn attachments_of(state: &State, server_id: &str) -> Result<Vec<Attachment
     let path = format!("/v3/attachments/detail?all_tenants=1&instance_id={server_id}");
     let body: AttachmentsBody = state.block()?.get(path).fetch().await?;
     Ok(body.attachments)
+}
+
+/// Every attachment there is, with the server it names.
+pub async fn all_attachments(state: &State) -> Result<Vec<(String, String)>> {
+    let body: AttachmentsBody = state.block()?.get("/v3/attachments/detail?all_tenants=1").fetch().await?;
+    Ok(body.attachments.into_iter().map(|a| (a.id, a.instance.unwrap_or_default())).collect())
 }
 
 /// Ends one attachment.

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 const ID: &str = "33333333-3333-4333-8333-333333333333";
 const BDM: &str = "44444444-4444-4444-8444-444444444444";
 
-fn server() -> Server {
+pub(crate) fn blank_server() -> Server {
     Server {
         id: ID.into(),
         number: 1,
@@ -88,7 +88,7 @@ async fn slate() -> (Arc<State>, Slate) {
     let state = State::new(env, db.clone(), Config::default(), peers, Hosts::new(vec![("host1".into(), named)]), flows);
     crate::reconcile::hosts::report(&state, "host1").await.unwrap();
     state.lend_token(ID, &caelum_base::Secret::new("member".into()));
-    db.write(|tx| tx.insert(&server()).map(drop)).await.unwrap();
+    db.write(|tx| tx.insert(&blank_server()).map(drop)).await.unwrap();
     (Arc::new(state), Slate { fake, host, port })
 }
 
@@ -158,7 +158,7 @@ async fn world(known: Known, built: bool) -> World<State> {
 async fn build(state: &Arc<State>, s: &Slate) {
     let view = state.host_view("host1").unwrap();
     s.fake.allocations.lock().unwrap().insert(ID.into(), (view.provider_id, json!({"VCPU": 1})));
-    let mut row = server();
+    let mut row = blank_server();
     row.host = Some("host1".into());
     row.ports = vec![ServerPort { port_id: s.port.clone(), ..ServerPort::default() }];
     s.fake.ports.lock().unwrap().get_mut(&s.port).unwrap()["device_id"] = json!(ID);

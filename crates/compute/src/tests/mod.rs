@@ -5,3 +5,4 @@ mod flows;
 mod servers;
 
 pub(crate) use fakes::bench;
+pub(crate) use flows::blank_server;
