@@ -219,8 +219,8 @@ async fn staging_and_import() {
 
 /// Answers one HTTP request with these bytes.
 async fn web_server(body: Vec<u8>) -> (u16, tokio::task::JoinHandle<()>) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let port = listener.local_addr().expect("address").port();
     let serve = tokio::spawn(async move {
         while let Ok((mut s, _)) = listener.accept().await {
             let mut request = [0; 2048];

@@ -3,6 +3,7 @@ mod images;
 mod import;
 mod info;
 mod members;
+mod metadefs;
 mod schemas;
 mod tags;
 mod versions;
@@ -53,6 +54,7 @@ pub fn build(
         .strict_slash()
         .rules(personas::IMAGE)
         .rules(EXTRA_RULES)
+        .rules(metadefs::HELPERS)
         .mount("", versions::OPS)
         .mount("/v2", images::OPS)
         .mount("/v2", data::OPS)
@@ -60,6 +62,7 @@ pub fn build(
         .mount("/v2", tags::OPS)
         .mount("/v2", import::OPS)
         .mount("/v2", info::OPS)
+        .mount("/v2", metadefs::OPS)
         .mount("/v2", schemas::OPS)
         .build(state, env, validator)
 }

@@ -13,6 +13,16 @@ pub const OPS: &[Op<State>] = &[
     Op::get("schema_members", "/schemas/members", Access::Token, h!(members)),
     Op::get("schema_task", "/schemas/task", Access::Token, h!(task)),
     Op::get("schema_tasks", "/schemas/tasks", Access::Token, h!(tasks)),
+    Op::get("schema_namespace", "/schemas/metadefs/namespace", Access::Token, h!(namespace)),
+    Op::get("schema_namespaces", "/schemas/metadefs/namespaces", Access::Token, h!(namespaces)),
+    Op::get("schema_resource_type", "/schemas/metadefs/resource_type", Access::Token, h!(resource_type)),
+    Op::get("schema_resource_types", "/schemas/metadefs/resource_types", Access::Token, h!(resource_types)),
+    Op::get("schema_object", "/schemas/metadefs/object", Access::Token, h!(object)),
+    Op::get("schema_objects", "/schemas/metadefs/objects", Access::Token, h!(objects)),
+    Op::get("schema_property", "/schemas/metadefs/property", Access::Token, h!(property)),
+    Op::get("schema_properties", "/schemas/metadefs/properties", Access::Token, h!(properties)),
+    Op::get("schema_metadef_tag", "/schemas/metadefs/tag", Access::Token, h!(tag)),
+    Op::get("schema_metadef_tags", "/schemas/metadefs/tags", Access::Token, h!(tags)),
 ];
 
 fn text(description: &str) -> Value {
@@ -154,4 +164,131 @@ async fn task(_: Ctx<State>) -> Result<Reply> {
 
 async fn tasks(_: Ctx<State>) -> Result<Reply> {
     Reply::ok(&collection("tasks", task_schema(), true))
+}
+
+fn times() -> [(&'static str, Value); 2] {
+    ["created_at", "updated_at"].map(|k| (k, fixed(json!("string"), "Date and time")))
+}
+
+fn object_of(name: &str, required: &[&str], properties: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+    let properties: serde_json::Map<String, Value> = properties.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
+    json!({"name": name, "properties": properties, "required": required, "additionalProperties": false})
+}
+
+fn short(description: &str) -> Value {
+    json!({"type": "string", "description": description, "maxLength": 80})
+}
+
+fn property_schema() -> Value {
+    let integer = json!({"type": "integer"});
+    object_of(
+        "property",
+        &["name", "title", "type"],
+        [
+            ("name", short("The name of the property")),
+            ("title", json!({"type": "string"})),
+            ("description", json!({"type": "string"})),
+            ("type", choice(&["array", "boolean", "integer", "number", "object", "string", "null"], false, "Type of the value")),
+            ("operators", json!({"type": "array", "items": {"type": "string"}})),
+            ("required", json!({"type": "array", "items": {"type": "string"}})),
+            ("minimum", json!({"type": "number"})),
+            ("maximum", json!({"type": "number"})),
+            ("maxLength", integer.clone()),
+            ("minLength", integer.clone()),
+            ("pattern", json!({"type": "string", "format": "regex"})),
+            ("enum", json!({"type": "array"})),
+            ("readonly", json!({"type": "boolean"})),
+            ("default", json!({})),
+            ("items", json!({"type": "object"})),
+            ("uniqueItems", json!({"type": "boolean"})),
+            ("minItems", integer.clone()),
+            ("maxItems", integer),
+            ("additionalItems", json!({"type": "boolean"})),
+        ],
+    )
+}
+
+fn object_schema() -> Value {
+    let own = [
+        ("name", short("The name of the object")),
+        ("description", json!({"type": ["null", "string"]})),
+        ("required", json!({"type": "array", "items": {"type": "string"}})),
+        ("properties", json!({"type": "object"})),
+        ("self", fixed(json!("string"), "The object's URL")),
+        ("schema", fixed(json!("string"), "The schema's URL")),
+    ];
+    object_of("object", &["name"], own.into_iter().chain(times()))
+}
+
+fn tag_schema() -> Value {
+    object_of("tag", &["name"], [("name", short("The tag"))].into_iter().chain(times()))
+}
+
+fn resource_type_schema() -> Value {
+    let own = [
+        ("name", short("Resource type names should be aligned with Heat resource types whenever possible")),
+        ("prefix", short("Prefix of the namespace's property names for this resource type")),
+        ("properties_target", short("Which of the resource's property sets is meant")),
+    ];
+    object_of("resource_type_association", &["name"], own.into_iter().chain(times()))
+}
+
+fn namespace_schema() -> Value {
+    let list = |item: Value| json!({"type": "array", "items": item});
+    let own = [
+        ("namespace", short("The unique namespace text")),
+        ("display_name", short("The user friendly name for the namespace")),
+        ("description", json!({"type": "string", "maxLength": 500})),
+        ("visibility", choice(&["public", "private"], false, "Scope of namespace accessibility")),
+        ("protected", json!({"type": "boolean", "description": "If true, namespace will not be deletable"})),
+        ("owner", json!({"type": "string", "maxLength": 255})),
+        ("resource_type_associations", list(resource_type_schema())),
+        ("objects", list(object_schema())),
+        ("properties", json!({"type": "object", "additionalProperties": property_schema()})),
+        ("tags", list(tag_schema())),
+        ("self", fixed(json!("string"), "The namespace's URL")),
+        ("schema", fixed(json!("string"), "The schema's URL")),
+    ];
+    object_of("namespace", &["namespace"], own.into_iter().chain(times()))
+}
+
+async fn namespace(_: Ctx<State>) -> Result<Reply> {
+    Reply::ok(&namespace_schema())
+}
+
+async fn namespaces(_: Ctx<State>) -> Result<Reply> {
+    Reply::ok(&collection("namespaces", namespace_schema(), true))
+}
+
+async fn resource_type(_: Ctx<State>) -> Result<Reply> {
+    Reply::ok(&resource_type_schema())
+}
+
+async fn resource_types(_: Ctx<State>) -> Result<Reply> {
+    Reply::ok(&collection("resource_type_associations", resource_type_schema(), true))
+}
+
+async fn object(_: Ctx<State>) -> Result<Reply> {
+    Reply::ok(&object_schema())
+}
+
+async fn objects(_: Ctx<State>) -> Result<Reply> {
+    Reply::ok(&collection("objects", object_schema(), true))
+}
+
+async fn property(_: Ctx<State>) -> Result<Reply> {
+    Reply::ok(&property_schema())
+}
+
+async fn properties(_: Ctx<State>) -> Result<Reply> {
+    let map = json!({"type": "object", "additionalProperties": property_schema()});
+    Reply::ok(&json!({"name": "properties", "properties": {"properties": map}, "links": [{"rel": "describedby", "href": "{schema}"}]}))
+}
+
+async fn tag(_: Ctx<State>) -> Result<Reply> {
+    Reply::ok(&tag_schema())
+}
+
+async fn tags(_: Ctx<State>) -> Result<Reply> {
+    Reply::ok(&collection("tags", tag_schema(), true))
 }

@@ -1,5 +1,6 @@
 pub mod attributes;
 pub mod ingest;
 pub mod list;
+pub mod metadefs;
 pub mod patch;
 pub mod range;

@@ -1,0 +1,1 @@
+CREATE TABLE metadef_namespaces (id TEXT PRIMARY KEY, generation BIGINT NOT NULL, body TEXT NOT NULL, owner TEXT NOT NULL, visibility TEXT NOT NULL, created_at BIGINT NOT NULL, updated_at BIGINT NOT NULL);
