@@ -17,6 +17,8 @@ pub mod flows;
 pub mod logic;
 mod state;
 pub mod store;
+#[cfg(test)]
+mod tests;
 
 pub use state::{Options, State};
 

@@ -2,11 +2,18 @@
 
 mod actions;
 mod attachments;
+mod backups;
 mod forms;
+mod groups;
 mod lists;
+mod messages;
 mod metadata;
+mod operators;
+mod qos;
+mod quotas;
 mod root;
 mod snapshots;
+mod transfers;
 mod types;
 mod views;
 mod volumes;
@@ -28,7 +35,21 @@ const VERSIONS: Microversions = Microversions { service_type: "volume", legacy_h
 
 /// Operations below `/v3`.
 const OPS: &[&[Op<State>]] =
-    &[volumes::OPS, actions::OPS, metadata::OPS, attachments::OPS, snapshots::OPS, types::OPS];
+    &[
+        volumes::OPS,
+        actions::OPS,
+        metadata::OPS,
+        attachments::OPS,
+        snapshots::OPS,
+        types::OPS,
+        messages::OPS,
+        quotas::OPS,
+        operators::OPS,
+        qos::OPS,
+        transfers::OPS,
+        backups::OPS,
+        groups::OPS,
+    ];
 
 /// Rules that no operation carries.
 const RULES: &[RuleDefault] = &[
@@ -103,7 +124,7 @@ impl<S: Send + Sync + 'static> HttpService for EmptyIds<S> {
 fn with_id(uri: &Uri) -> Option<Uri> {
     let path = uri.path().strip_suffix('/')?;
     let collection = path.rsplit('/').next()?;
-    if !matches!(collection, "volumes" | "snapshots" | "types" | "attachments" | "backups") {
+    if !matches!(collection, "volumes" | "snapshots" | "types" | "attachments" | "backups" | "group_types" | "groups" | "qos-specs") {
         return None;
     }
     let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();

@@ -205,6 +205,31 @@ impl FileDriver {
         fed?;
         Ok((place, written?))
     }
+
+    async fn image_to_volume(&self, disk: &Disk, expected: &Expected, image: ByteStream) -> Result<()> {
+        let place = self.place("volume", &disk.id)?;
+        let (image, virtual_size) = self.receive(&disk.id, expected, image).await?;
+        let _guard = self.lock(&disk.id).await;
+        if virtual_size > disk.bytes {
+            let need = virtual_size.div_ceil(1 << 30);
+            return Err(Error::invalid(format!("Size of the image's disk is {need}GB, which is more than the volume has.")));
+        }
+        place.remove()?;
+        let source = match expected.format {
+            Format::Ami | Format::Aki | Format::Ari | Format::Iso => Format::Raw,
+            f => f,
+        };
+        let target = format(&disk.format)?;
+        if source == target {
+            image.root.rename(&image.name, &place.part())?;
+        } else {
+            let made = qemuimg::convert(&image.path()?, source, &place.part_path()?, target, &[], Limits::BULK).await;
+            image.remove()?;
+            made?;
+        }
+        grow(&place.part_path()?, &disk.format, disk.bytes).await?;
+        place.finish()
+    }
 }
 
 /// Writes what arrives and judges it at the end. Returns the size a guest sees.
@@ -268,29 +293,12 @@ impl VolumeDriver for FileDriver {
     }
 
     async fn create_from_image(&self, disk: &Disk, expected: &Expected, image: ByteStream) -> Result<()> {
-        let place = self.place("volume", &disk.id)?;
-        let (image, virtual_size) = self.receive(&disk.id, expected, image).await?;
-        let _guard = self.lock(&disk.id).await;
-        if virtual_size > disk.bytes {
-            image.remove()?;
-            let need = virtual_size.div_ceil(1 << 30);
-            return Err(Error::invalid(format!("Size of the image's disk is {need}GB, which is more than the volume has.")));
+        let made = self.image_to_volume(disk, expected, image).await;
+        if made.is_err() {
+            // A refusal must leave nothing: the flow undoes only what is uncertain.
+            self.delete(&disk.id).await?;
         }
-        place.remove()?;
-        let source = match expected.format {
-            Format::Ami | Format::Aki | Format::Ari | Format::Iso => Format::Raw,
-            f => f,
-        };
-        let target = format(&disk.format)?;
-        if source == target {
-            image.root.rename(&image.name, &place.part())?;
-        } else {
-            let made = qemuimg::convert(&image.path()?, source, &place.part_path()?, target, &[], Limits::BULK).await;
-            image.remove()?;
-            made?;
-        }
-        grow(&place.part_path()?, &disk.format, disk.bytes).await?;
-        place.finish()
+        made
     }
 
     async fn clone_volume(&self, source: &Disk, disk: &Disk) -> Result<()> {

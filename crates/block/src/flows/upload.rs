@@ -5,7 +5,7 @@ use crate::State;
 use crate::driver::Disk;
 use crate::logic::images;
 use crate::store::Volume;
-use caelum_base::{Error, Result};
+use caelum_base::{Error, ErrorKind, Result};
 use caelum_flow::{Failure, Flow, Step, StepCx};
 use caelum_safeio::inspect::Format;
 use caelum_store::Tx;
@@ -75,8 +75,16 @@ async fn upload(cx: StepCx<State>, flow: UploadVolume) -> Result<UploadVolume> {
     let path = cx.driver.export(&disk, wanted).await?;
     let sent = images::upload(&cx, &flow.image_id, path).await;
     cx.driver.drop_export(&flow.volume_id).await?;
-    sent?;
-    Ok(flow)
+    match sent {
+        Ok(()) => Ok(flow),
+        Err(e) => {
+            // A refusal must leave nothing: the flow undoes only what is uncertain.
+            if !matches!(e.kind, ErrorKind::Timeout | ErrorKind::Unavailable | ErrorKind::Internal) {
+                images::delete_unfinished(&cx, &flow.image_id).await?;
+            }
+            Err(e)
+        }
+    }
 }
 
 async fn take_back(cx: StepCx<State>, flow: UploadVolume) -> Result<()> {
