@@ -58,8 +58,8 @@ pub struct State {
     pub networks: Cache<Network>,
     /// Servers whose ports were compared with the network service a moment ago.
     pub network_checked: Cache<()>,
-    /// Woken when the network service says that a port changed.
-    pub port_events: Notify,
+    /// Woken when the network service says that a port of the server changed; while somebody waits.
+    port_waiters: Mutex<HashMap<String, Arc<Notify>>>,
     pub(crate) views: RwLock<BTreeMap<String, HostView>>,
     /// Tokens of users whose servers' volumes are being made, by server. Never stored: after a
     /// restart such a build fails cleanly.
@@ -72,7 +72,7 @@ impl State {
             images: Cache::new(env.clone(), CACHE_AGE),
             networks: Cache::new(env.clone(), CACHE_AGE),
             network_checked: Cache::new(env.clone(), Duration::from_secs(3)),
-            port_events: Notify::new(),
+            port_waiters: Mutex::default(),
             views: RwLock::default(),
             tokens: Mutex::default(),
             env,
@@ -91,6 +91,27 @@ impl State {
 
     fn lock_tokens(&self) -> MutexGuard<'_, HashMap<String, Secret<String>>> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_waiters(&self) -> MutexGuard<'_, HashMap<String, Arc<Notify>>> {
+        self.port_waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is woken when a port of the server changes. The holder drops it with
+    /// [`State::stop_waiting`].
+    pub(crate) fn wait_for_ports(&self, server_id: &str) -> Arc<Notify> {
+        self.lock_waiters().entry(server_id.to_string()).or_default().clone()
+    }
+
+    pub(crate) fn stop_waiting(&self, server_id: &str) {
+        self.lock_waiters().remove(server_id);
+    }
+
+    /// A port of the server changed.
+    pub(crate) fn port_changed(&self, server_id: &str) {
+        if let Some(n) = self.lock_waiters().get(server_id) {
+            n.notify_waiters();
+        }
     }
 
     /// Keeps a user's token while a flow needs to act as the user.

@@ -12,9 +12,9 @@ use std::sync::Arc;
 pub async fn receive(state: &Arc<State>, name: &str, server_id: &str, tag: Option<&str>) -> Result<u16> {
     let Some(s) = state.db.get::<Server>(server_id).await? else { return Ok(404) };
     match (name, tag) {
-        ("network-vif-plugged", _) => state.port_events.notify_waiters(),
+        ("network-vif-plugged", _) => state.port_changed(server_id),
         ("network-changed" | "network-vif-unplugged", _) => {
-            state.port_events.notify_waiters();
+            state.port_changed(server_id);
             later(state.clone(), s.id.clone());
         }
         ("network-vif-deleted", Some(port_id)) => forget_port(state, &s, port_id).await?,

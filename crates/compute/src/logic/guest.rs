@@ -91,10 +91,12 @@ pub async fn wait_plugged(cx: &StepCx<State>, server_id: &str, ports: &[String])
     if ports.is_empty() {
         return Ok(());
     }
+    let woken = cx.wait_for_ports(server_id);
+    let _guard = Waiting(cx.app(), server_id);
     let all = async {
-        let mut wait = Duration::from_millis(5);
+        let mut wait = Duration::from_millis(20);
         loop {
-            let changed = cx.port_events.notified();
+            let changed = woken.notified();
             let seen = network::ports_of(cx, server_id).await?;
             let down = |id: &String| seen.iter().any(|p| p.id == *id && p.admin_state_up && !p.is_active());
             if !ports.iter().any(down) {
@@ -106,4 +108,13 @@ pub async fn wait_plugged(cx: &StepCx<State>, server_id: &str, ports: &[String])
     };
     let late = || Error::conflict("The network did not make the server's ports ready in time.").code("VirtualInterfaceCreateException");
     tokio::time::timeout(cx.config.vif_timeout, all).await.map_err(|_| late())?
+}
+
+/// Forgets the waiter however the wait ends.
+struct Waiting<'a>(&'a State, &'a str);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.stop_waiting(self.1);
+    }
 }
