@@ -15,7 +15,8 @@ async fn a_port_gets_an_address_a_tap_and_becomes_active() {
     assert_eq!(s["gateway_ip"], "10.0.0.1");
     let (_, ports) = t.get("demo", &format!("/v2.0/ports?network_id={}", n["id"].as_str().unwrap())).await;
     assert_eq!(ports["ports"][0]["device_owner"], "network:dhcp");
-    let attrs = json!({"network_id": n["id"], "binding:host_id": "host1", "device_owner": "compute:nova", "device_id": "s1", "project_id": DEMO});
+    let attrs =
+        json!({"network_id": n["id"], "binding:host_id": "host1", "device_owner": "compute:nova", "device_id": "s1", "project_id": DEMO});
     let p = t.make("admin", "port", "/v2.0/ports", attrs).await;
     assert_eq!(p["binding:vif_type"], "bridge");
     assert_eq!(p["security_groups"].as_array().unwrap().len(), 1);
@@ -70,8 +71,7 @@ async fn what_is_foreign_does_not_exist() {
         assert_eq!(t.post("other", "/v2.0/ports", json!({"port": body})).await.0, 404);
     }
     let own = t.network("other").await;
-    let (status, body) =
-        t.post("other", "/v2.0/ports", json!({"port": {"network_id": own["id"], "security_groups": [g["id"]]}})).await;
+    let (status, body) = t.post("other", "/v2.0/ports", json!({"port": {"network_id": own["id"], "security_groups": [g["id"]]}})).await;
     assert_eq!((status, kind(&body)), (404, "SecurityGroupNotFound"));
     let stolen = json!({"port": {"network_id": own["id"], "fixed_ips": [{"subnet_id": s["id"]}]}});
     assert_eq!(t.post("other", "/v2.0/ports", stolen).await.0, 400);
@@ -148,7 +148,8 @@ async fn ipv6_addresses_follow_from_the_mac() {
     let before = t.make("demo", "port", "/v2.0/ports", json!({"network_id": n["id"]})).await;
     assert_eq!(before["fixed_ips"], json!([]));
     t.subnet("demo", &n, "10.0.0.0/24").await;
-    let attrs = json!({"network_id": n["id"], "cidr": "2001:db8::/64", "ip_version": 6, "ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"});
+    let attrs =
+        json!({"network_id": n["id"], "cidr": "2001:db8::/64", "ip_version": 6, "ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"});
     let s = t.make("demo", "subnet", "/v2.0/subnets", attrs).await;
     let p = t.make("demo", "port", "/v2.0/ports", json!({"network_id": n["id"], "mac_address": "fa:16:3e:00:00:01"})).await;
     let ips: Vec<&str> = p["fixed_ips"].as_array().unwrap().iter().filter_map(|f| f["ip_address"].as_str()).collect();

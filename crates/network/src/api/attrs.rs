@@ -212,7 +212,10 @@ impl Attrs {
     /// A list of objects.
     pub fn objects(&mut self, key: &str, max: usize) -> Result<Option<Vec<Attrs>>> {
         let Some(list) = self.list(key, max)? else { return Ok(None) };
-        list.into_iter().map(|v| Self::from_value(v).map_err(|_| invalid_input(key, "an item is not an object"))).collect::<Result<_>>().map(Some)
+        list.into_iter()
+            .map(|v| Self::from_value(v).map_err(|_| invalid_input(key, "an item is not an object")))
+            .collect::<Result<_>>()
+            .map(Some)
     }
 
     pub fn ids(&mut self, key: &str, max: usize) -> Result<Option<Vec<String>>> {

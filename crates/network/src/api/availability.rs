@@ -1,11 +1,12 @@
 //! Agents, availability zones, service providers and address usage: what the service says about
 //! its hosts. Agents are computed from the hosts; there is nothing to register or to forget.
 
+use super::attrs::Attrs;
 use super::list::{self, Spec};
 use super::{View, admin, view_of};
 use crate::logic::{State, not_found};
 use crate::store::{self, Network, Subnet};
-use caelum_base::Result;
+use caelum_base::{Error, Result};
 use caelum_rest::{Access, Ctx, Op, Reply, h};
 use caelum_store::{Filter, Query};
 use serde_json::{Value, json};
@@ -14,6 +15,15 @@ pub const OPS: &[Op<State>] = &[
     Op::get("agent_list", "/agents", admin("get_agent"), h!(index)),
     Op::get("agent_show", "/agents/{id}", admin("get_agent"), h!(show)),
     Op::get("agent_dhcp_networks", "/agents/{id}/dhcp-networks", admin("get_dhcp-networks"), h!(dhcp_networks)),
+    Op::post("agent_dhcp_network_add", "/agents/{id}/dhcp-networks", admin("create_dhcp-network"), h!(dhcp_network_add)),
+    Op::delete(
+        "agent_dhcp_network_remove",
+        "/agents/{id}/dhcp-networks/{network_id}",
+        admin("delete_dhcp-network"),
+        h!(dhcp_network_remove),
+    ),
+    Op::post("agent_l3_router_add", "/agents/{id}/l3-routers", admin("create_l3-router"), h!(l3_router_add)),
+    Op::delete("agent_l3_router_remove", "/agents/{id}/l3-routers/{router_id}", admin("delete_l3-router"), h!(l3_router_remove)),
     Op::get("agent_l3_routers", "/agents/{id}/l3-routers", admin("get_l3-routers"), h!(l3_routers)),
     Op::get("availability_zone_list", "/availability_zones", Access::Token, h!(zones)),
     Op::get("service_provider_list", "/service-providers", Access::Token, h!(providers)),
@@ -72,8 +82,8 @@ fn agents(cx: &Ctx<State>) -> Vec<View> {
 const SPEC: Spec = Spec { singular: "agent", plural: "agents", columns: &[], others: &[], handled: &[] };
 
 async fn index(cx: Ctx<State>) -> Result<Reply> {
-    cx.authorize_own()?;
-    let all = agents(&cx);
+    // Who may not see agents sees none of them, as with any list.
+    let all = if cx.authorize_own().is_ok() { agents(&cx) } else { Vec::new() };
     list::list_views(&cx, &SPEC, all)
 }
 
@@ -89,26 +99,83 @@ async fn show(cx: Ctx<State>) -> Result<Reply> {
     Reply::ok(&json!({"agent": list::pick(&cx, a)}))
 }
 
+fn is_kind(a: &View, binary: &str) -> bool {
+    a.get("binary").and_then(Value::as_str) == Some(binary)
+}
+
+/// The agent of the path, of the kind the operation is about.
+fn find_kind(cx: &Ctx<State>, binary: &str) -> Result<()> {
+    let a = find(cx)?;
+    if is_kind(&a, binary) {
+        return Ok(());
+    }
+    Err(Error::conflict(format!("Agent {} is not a {binary}.", cx.param("id"))).code("InvalidDHCPAgent"))
+}
+
 async fn dhcp_networks(cx: Ctx<State>) -> Result<Reply> {
     cx.authorize_own()?;
-    let a = find(&cx)?;
-    let ids = match a.get("binary").and_then(Value::as_str) {
-        Some("neutron-dhcp-agent") => cx.state.db.read(|tx| store::networks_with_owner(tx, "network:dhcp")).await?,
-        _ => Vec::new(),
-    };
+    let dhcp = is_kind(&find(&cx)?, "neutron-dhcp-agent");
+    let rows = cx
+        .state
+        .db
+        .read(move |tx| {
+            let mut out = Vec::new();
+            let served = store::networks_with_owner(tx, "network:dhcp")?;
+            for n in tx.list::<Network>(&Query::new())? {
+                if dhcp && n.dhcp_hosted.unwrap_or_else(|| served.contains(&n.id)) {
+                    out.push(n.value);
+                }
+            }
+            Ok(out)
+        })
+        .await?;
     let x = super::networks::Extras::load(&cx, None).await?;
-    let q = Query::new().filter(Filter::In("id", ids.into_iter().map(Into::into).collect()));
-    let rows = cx.state.db.list::<Network>(q).await?;
     let views: Vec<View> = rows.iter().map(|n| super::networks::view(n, &x)).collect();
     Reply::ok(&json!({"networks": views}))
+}
+
+async fn body_id(cx: &mut Ctx<State>, key: &str) -> Result<String> {
+    let mut a = Attrs::from_value(cx.json().await?)?;
+    let id = a.required_id(key)?;
+    a.finish()?;
+    Ok(id)
+}
+
+async fn dhcp_network_add(mut cx: Ctx<State>) -> Result<Reply> {
+    cx.authorize_own()?;
+    find_kind(&cx, "neutron-dhcp-agent")?;
+    let id = body_id(&mut cx, "network_id").await?;
+    cx.state.dhcp_host(id, true).await?;
+    Reply::json(201, &Value::Null)
+}
+
+async fn dhcp_network_remove(cx: Ctx<State>) -> Result<Reply> {
+    cx.authorize_own()?;
+    find_kind(&cx, "neutron-dhcp-agent")?;
+    cx.state.dhcp_host(cx.param("network_id").to_string(), false).await?;
+    Ok(Reply::no_content())
+}
+
+async fn l3_router_add(mut cx: Ctx<State>) -> Result<Reply> {
+    cx.authorize_own()?;
+    find_kind(&cx, "neutron-l3-agent")?;
+    let id = body_id(&mut cx, "router_id").await?;
+    cx.state.router_host(id, true).await?;
+    Reply::json(201, &Value::Null)
+}
+
+async fn l3_router_remove(cx: Ctx<State>) -> Result<Reply> {
+    cx.authorize_own()?;
+    find_kind(&cx, "neutron-l3-agent")?;
+    cx.state.router_host(cx.param("router_id").to_string(), false).await?;
+    Ok(Reply::no_content())
 }
 
 /// `GET /networks/{id}/dhcp-agents`.
 pub async fn dhcp_agents(cx: Ctx<State>) -> Result<Reply> {
     cx.authorize_own()?;
     let n: Network = super::find(&cx, "network").await?;
-    let id = n.id.clone();
-    let served = cx.state.db.read(move |tx| crate::logic::dhcp::find(tx, &id)).await?.is_some();
+    let served = cx.state.db.read(move |tx| crate::logic::dhcp::is_hosted(tx, &n)).await?;
     let mut all = agents(&cx);
     all.retain(|a| served && a.get("binary").and_then(Value::as_str) == Some("neutron-dhcp-agent"));
     Reply::ok(&json!({"agents": all}))
@@ -128,7 +195,7 @@ async fn l3_routers(cx: Ctx<State>) -> Result<Reply> {
         return Reply::ok(&json!({"routers": []}));
     }
     let rows = cx.state.db.list::<crate::store::Router>(Query::new()).await?;
-    let views: Vec<View> = rows.iter().map(|r| super::routers::view(&cx, r)).collect();
+    let views: Vec<View> = rows.iter().filter(|r| !r.unhosted).map(|r| super::routers::view(&cx, r)).collect();
     Reply::ok(&json!({"routers": views}))
 }
 
@@ -195,7 +262,9 @@ async fn usage(cx: &Ctx<State>, networks: Vec<Network>) -> Result<Vec<View>> {
 }
 
 async fn usage_list(cx: Ctx<State>) -> Result<Reply> {
-    cx.authorize_own()?;
+    if cx.authorize_own().is_err() {
+        return Reply::ok(&json!({"network_ip_availabilities": []}));
+    }
     let mut q = Query::new();
     for (param, column) in [("network_id", "id"), ("network_name", "name"), ("tenant_id", "project_id"), ("project_id", "project_id")] {
         let values: Vec<caelum_store::Value> = cx.query.all(param).map(Into::into).collect();

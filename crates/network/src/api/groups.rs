@@ -167,12 +167,8 @@ async fn update(mut cx: Ctx<State>) -> Result<Reply> {
     authorize_found(&cx, "security_group", &g.id, &g.project_id)?;
     let mut a = Attrs::read_one(&mut cx, "security_group").await?;
     a.frozen(&["id", "tenant_id", "project_id"])?;
-    let change = GroupChange {
-        name: a.name()?,
-        description: a.description()?,
-        stateful: a.boolean("stateful")?,
-        if_revision: if_revision(&cx)?,
-    };
+    let change =
+        GroupChange { name: a.name()?, description: a.description()?, stateful: a.boolean("stateful")?, if_revision: if_revision(&cx)? };
     a.finish()?;
     let g = cx.state.group_update(g.id, change).await?;
     let rules = rules_of(&cx, Some(&g.id)).await?;

@@ -80,11 +80,7 @@ fn column_filter(attr: &str, col: &'static str, kind: Kind, values: &[String]) -
 
 /// `tags` and its relatives.
 fn tag_filter(key: &str, values: &[String]) -> Option<Filter> {
-    let each: Vec<Filter> = values
-        .iter()
-        .flat_map(|v| v.split(','))
-        .map(|t| Filter::Contains("tags", tag_needle(t)))
-        .collect();
+    let each: Vec<Filter> = values.iter().flat_map(|v| v.split(',')).map(|t| Filter::Contains("tags", tag_needle(t))).collect();
     match key {
         "tags" => Some(Filter::All(each)),
         "tags-any" => Some(Filter::Any(each)),
@@ -180,12 +176,7 @@ fn keep<R: Standard>(row: &R, view: &View, rest: &[(String, Vec<String>)]) -> Re
 
 /// Lists what `visible` admits and the query asks for. `extra` are further SQL conditions a
 /// resource derives from the query itself.
-pub async fn list<R: Standard>(
-    cx: &Ctx<State>,
-    spec: &Spec,
-    visible: Vec<Filter>,
-    view: impl Fn(&R) -> View,
-) -> Result<Reply> {
+pub async fn list<R: Standard>(cx: &Ctx<State>, spec: &Spec, visible: Vec<Filter>, view: impl Fn(&R) -> View) -> Result<Reply> {
     let asked = parse(cx, spec)?;
     let mut q = Query::new();
     q.filters = visible;
@@ -223,8 +214,10 @@ pub fn list_views(cx: &Ctx<State>, spec: &Spec, views: Vec<View>) -> Result<Repl
     let control = |k: &str| CONTROL.contains(&k);
     for v in views {
         let ok = cx.query.iter().filter(|(k, _)| !control(k)).all(|(k, _)| {
-            let values: Vec<String> = cx.query.all(k).map(String::from).collect();
-            matches(v.get(k), &values)
+            // Upstream's database compares these without regard to case.
+            let shown = v.get(k).map(|s| s.as_str().map_or_else(|| s.clone(), |t| Value::String(t.to_ascii_lowercase())));
+            let values: Vec<String> = cx.query.all(k).map(str::to_ascii_lowercase).collect();
+            matches(shown.as_ref(), &values)
         });
         if ok {
             kept.push(v);

@@ -18,7 +18,7 @@ mod subnets;
 mod tags;
 
 use crate::logic::State;
-use crate::store::{Std, Standard};
+use crate::store::{Standard, Std};
 use caelum_base::{Env, Error, Result};
 use caelum_policy::{Target, personas};
 use caelum_rest::{Access, Api, Ctx, Dialect, TokenValidator};

@@ -258,7 +258,15 @@ async fn update(mut cx: Ctx<State>) -> Result<Reply> {
             cx.require(&format!("update_network:{key}"), &t)?;
         }
     }
-    a.frozen(&["id", "tenant_id", "project_id", "provider:network_type", "provider:physical_network", "provider:segmentation_id", "status"])?;
+    a.frozen(&[
+        "id",
+        "tenant_id",
+        "project_id",
+        "provider:network_type",
+        "provider:physical_network",
+        "provider:segmentation_id",
+        "status",
+    ])?;
     let change = NetworkChange {
         name: a.name()?,
         description: a.description()?,

@@ -14,8 +14,7 @@ use caelum_rest::{Access, Ctx, Op, Reply, h};
 use caelum_store::Filter;
 use serde_json::{Map, Value, json};
 
-const READ: &str =
-    "rule:admin_only or role:service or (role:reader and project_id:%(project_id)s) or (role:reader and rule:network_owner)";
+const READ: &str = "rule:admin_only or role:service or (role:reader and project_id:%(project_id)s) or (role:reader and rule:network_owner)";
 const WRITE: &str = "rule:admin_only or role:service or (role:member and project_id:%(project_id)s)";
 const DELETE: &str =
     "rule:admin_only or role:service or (role:member and project_id:%(project_id)s) or (role:member and rule:network_owner)";
@@ -46,14 +45,7 @@ const SPEC: Spec = Spec {
         ("admin_state_up", "admin_state_up", Kind::Bool),
         ("revision_number", "revision", Kind::Int),
     ],
-    others: &[
-        "binding:vnic_type",
-        "binding:vif_type",
-        "port_security_enabled",
-        "created_at",
-        "updated_at",
-        "dns_name",
-    ],
+    others: &["binding:vnic_type", "binding:vif_type", "port_security_enabled", "created_at", "updated_at", "dns_name"],
     handled: &["fixed_ips", "security_groups"],
 };
 
@@ -214,7 +206,10 @@ fn wanted_ips(a: &mut Attrs) -> Result<Option<Vec<Wanted>>> {
         let w = Wanted { subnet_id: f.id_or_null("subnet_id")?.flatten(), ip_address };
         f.finish()?;
         if w.ip_address.is_some() && out.iter().any(|o| o.ip_address == w.ip_address && o.subnet_id == w.subnet_id) {
-            return Err(invalid_input("fixed_ips", format!("Duplicate IP address '{}'", w.ip_address.map(|i| i.to_string()).unwrap_or_default())));
+            return Err(invalid_input(
+                "fixed_ips",
+                format!("Duplicate IP address '{}'", w.ip_address.map(|i| i.to_string()).unwrap_or_default()),
+            ));
         }
         out.push(w);
     }
@@ -287,8 +282,16 @@ fn profile(a: &mut Attrs) -> Result<Option<Map<String, Value>>> {
 fn vnic_type(a: &mut Attrs) -> Result<Option<String>> {
     let v = a.text("binding:vnic_type", 64)?;
     const KNOWN: [&str; 10] = [
-        "normal", "direct", "macvtap", "baremetal", "direct-physical", "virtio-forwarder", "smart-nic", "accelerator-direct",
-        "accelerator-direct-physical", "remote-managed",
+        "normal",
+        "direct",
+        "macvtap",
+        "baremetal",
+        "direct-physical",
+        "virtio-forwarder",
+        "smart-nic",
+        "accelerator-direct",
+        "accelerator-direct-physical",
+        "remote-managed",
     ];
     match &v {
         Some(t) if !KNOWN.contains(&t.as_str()) => Err(invalid_input("binding:vnic_type", format!("'{t}' is not in {KNOWN:?}"))),
@@ -299,7 +302,11 @@ fn vnic_type(a: &mut Attrs) -> Result<Option<String>> {
 fn dns_name(a: &mut Attrs) -> Result<Option<String>> {
     let Some(name) = a.text_or_null("dns_name", 255)? else { return Ok(None) };
     let label = |l: &str| {
-        !l.is_empty() && l.len() <= 63 && !l.starts_with('-') && !l.ends_with('-') && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        !l.is_empty()
+            && l.len() <= 63
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
     if name.is_empty() || name.trim_end_matches('.').split('.').all(label) {
         return Ok(Some(name.to_ascii_lowercase()));
@@ -309,9 +316,15 @@ fn dns_name(a: &mut Attrs) -> Result<Option<String>> {
 
 /// Asks the attribute rules of what the body names.
 fn attribute_rules(cx: &Ctx<State>, a: &Attrs, verb: &str, t: &Target<'_>) -> Result<()> {
-    for key in
-        ["mac_address", "fixed_ips", "port_security_enabled", "allowed_address_pairs", "binding:host_id", "binding:profile", "binding:vnic_type"]
-    {
+    for key in [
+        "mac_address",
+        "fixed_ips",
+        "port_security_enabled",
+        "allowed_address_pairs",
+        "binding:host_id",
+        "binding:profile",
+        "binding:vnic_type",
+    ] {
         if a.has(key) {
             cx.require(&format!("{verb}_port:{key}"), t)?;
         }

@@ -82,7 +82,9 @@ async fn create(mut cx: Ctx<State>) -> Result<Reply> {
     }
     let owner = owner(&cx, &object_type, &object_id).await?;
     if action == "access_as_external" && !is_admin(&cx) {
-        return Err(caelum_base::Error::forbidden("rule:create_network:router:external is disallowed by policy").code("PolicyNotAuthorized"));
+        return Err(
+            caelum_base::Error::forbidden("rule:create_network:router:external is disallowed by policy").code("PolicyNotAuthorized")
+        );
     }
     let project_id = if named { project } else { owner };
     let p = RbacPolicy { id: String::new(), project_id, object_type, object_id, target_project, action };
@@ -97,7 +99,9 @@ async fn owner(cx: &Ctx<State>, object_type: &str, id: &str) -> Result<String> {
         "network" => cx.state.db.get::<Network>(id).await?.map(|n| n.value.project_id),
         _ => cx.state.db.get::<SecurityGroup>(id).await?.map(|g| g.value.project_id),
     };
-    owner.filter(|o| who.admin || *o == who.project_id).ok_or_else(|| not_found(if object_type == "network" { "network" } else { "security_group" }, id))
+    owner
+        .filter(|o| who.admin || *o == who.project_id)
+        .ok_or_else(|| not_found(if object_type == "network" { "network" } else { "security_group" }, id))
 }
 
 async fn update(mut cx: Ctx<State>) -> Result<Reply> {

@@ -6,10 +6,8 @@ use caelum_base::Result;
 use caelum_rest::{Access, Ctx, Op, Reply, h};
 use serde_json::{Value, json};
 
-pub const OPS: &[Op<State>] = &[
-    Op::get("version_list", "/", Access::Public, h!(versions)),
-    Op::get("version_show", "/v2.0", Access::Public, h!(resources)),
-];
+pub const OPS: &[Op<State>] =
+    &[Op::get("version_list", "/", Access::Public, h!(versions)), Op::get("version_show", "/v2.0", Access::Public, h!(resources))];
 
 async fn versions(cx: Ctx<State>) -> Result<Reply> {
     let links = json!([{"rel": "self", "href": format!("{}/v2.0/", cx.base_url)}]);

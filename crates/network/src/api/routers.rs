@@ -224,6 +224,7 @@ async fn remove_routes(cx: Ctx<State>) -> Result<Reply> {
 
 async fn l3_agents(cx: Ctx<State>) -> Result<Reply> {
     cx.authorize_own()?;
-    let _: Router = super::find(&cx, "router").await?;
-    Reply::ok(&json!({"agents": super::availability::l3_agents(&cx)}))
+    let r: Router = super::find(&cx, "router").await?;
+    let agents = if r.unhosted { Vec::new() } else { super::availability::l3_agents(&cx) };
+    Reply::ok(&json!({"agents": agents}))
 }

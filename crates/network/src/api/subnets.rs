@@ -42,7 +42,17 @@ const SPEC: Spec = Spec {
         ("subnetpool_id", "subnetpool_id", Kind::Text),
         ("revision_number", "revision", Kind::Int),
     ],
-    others: &["shared", "ipv6_ra_mode", "ipv6_address_mode", "service_types", "segment_id", "created_at", "updated_at", "dns_nameservers", "router:external"],
+    others: &[
+        "shared",
+        "ipv6_ra_mode",
+        "ipv6_address_mode",
+        "service_types",
+        "segment_id",
+        "created_at",
+        "updated_at",
+        "dns_nameservers",
+        "router:external",
+    ],
     handled: &[],
 };
 

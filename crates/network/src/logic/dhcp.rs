@@ -3,10 +3,11 @@
 //! Made and changed in the same transaction as the subnet that needs it. A network whose pools are
 //! full gets no DHCP port; the next change of the network tries again.
 
-use super::{Work, ipam, net, ports};
+use super::{State, Work, ipam, net, not_found, ports};
 use crate::store::{self, FixedIp, Network, Port, Std, Subnet};
-use caelum_base::Result;
+use caelum_base::{Error, Result};
 use caelum_store::{Query, Stored};
+use std::sync::Arc;
 
 pub const OWNER: &str = "network:dhcp";
 
@@ -26,7 +27,8 @@ pub fn find(tx: &mut caelum_store::Tx<'_>, network_id: &str) -> Result<Option<St
 
 /// Makes the DHCP port agree with the network's subnets.
 pub fn sync(w: &mut Work<'_, '_>, network: &Network, subnets: &[Subnet]) -> Result<()> {
-    let wanted: Vec<&Subnet> = subnets.iter().filter(|s| s.enable_dhcp).collect();
+    let hosted = network.dhcp_hosted != Some(false);
+    let wanted: Vec<&Subnet> = subnets.iter().filter(|s| hosted && s.enable_dhcp).collect();
     let existing = find(w.tx, &network.id)?;
     w.changes.networks.insert(network.id.clone());
     match existing {
@@ -105,4 +107,31 @@ fn adjust(w: &mut Work<'_, '_>, mut port: Stored<Port>, subnets: &[&Subnet]) -> 
     port.fixed_ips = fixed_ips;
     port.std.touch(w.now);
     w.tx.update(&mut port)
+}
+
+impl State {
+    /// Puts a network on the DHCP agent or takes it off. Errors: `Conflict` when it is so already.
+    pub async fn dhcp_host(self: &Arc<Self>, network_id: String, on: bool) -> Result<()> {
+        self.write(move |w| {
+            let mut n = w.tx.get::<Network>(&network_id)?.ok_or_else(|| not_found("network", &network_id))?;
+            let served = is_hosted(w.tx, &n)?;
+            if served == on {
+                let (code, word) = if on { ("NetworkHostedByDHCPAgent", "already") } else { ("NetworkNotHostedByDhcpAgent", "not") };
+                return Err(Error::conflict(format!("The network {network_id} is {word} hosted by the DHCP agent.")).code(code));
+            }
+            n.dhcp_hosted = Some(on);
+            w.tx.update(&mut n)?;
+            let subnets = super::subnets::of_network(w, &network_id)?;
+            sync(w, &n, &subnets)
+        })
+        .await
+    }
+}
+
+/// Whether the DHCP agent has the network.
+pub fn is_hosted(tx: &mut caelum_store::Tx<'_>, n: &Network) -> Result<bool> {
+    match n.dhcp_hosted {
+        Some(chosen) => Ok(chosen),
+        None => Ok(find(tx, &n.id)?.is_some()),
+    }
 }

@@ -71,7 +71,10 @@ fn associate(w: &mut Work<'_, '_>, f: &mut FloatingIp, port_id: &str, fixed: Opt
     let p = w.tx.get::<Port>(port_id)?.filter(|p| who.admin || p.project_id == who.project_id);
     let p = p.ok_or_else(|| not_found("port", port_id))?;
     if p.project_id != f.project_id && !who.admin {
-        return Err(bad(format!("Port {port_id} is associated with a different tenant than Floating IP {} and therefore cannot be bound", f.id)));
+        return Err(bad(format!(
+            "Port {port_id} is associated with a different tenant than Floating IP {} and therefore cannot be bound",
+            f.id
+        )));
     }
     if p.is_network_owned() {
         return Err(bad(format!("Cannot associate a floating IP with port {port_id}, which has device owner {}", p.device_owner)));

@@ -38,12 +38,8 @@ pub fn ensure_default(w: &mut Work<'_, '_>, project_id: &str) -> Result<String> 
     if let Some(g) = w.tx.first::<SecurityGroup>(&q)? {
         return Ok(g.value.id);
     }
-    let input = GroupInput {
-        project_id: project_id.into(),
-        name: "default".into(),
-        description: "Default security group".into(),
-        stateful: true,
-    };
+    let input =
+        GroupInput { project_id: project_id.into(), name: "default".into(), description: "Default security group".into(), stateful: true };
     insert_group(w, &input, true).map(|g| g.id)
 }
 

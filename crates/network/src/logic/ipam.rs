@@ -175,7 +175,9 @@ fn one(tx: &mut Tx<'_>, hints: &Hints, who: &Claimant<'_>, subnets: &[Subnet], w
             if let Some(ip) = ip
                 && !net::is_host_of(&s.cidr, ip)
             {
-                return Err(Error::invalid(format!("IP address {ip} is not a valid IP for the specified subnet.")).code("InvalidIpForSubnet"));
+                return Err(
+                    Error::invalid(format!("IP address {ip} is not a valid IP for the specified subnet.")).code("InvalidIpForSubnet")
+                );
             }
             s
         }

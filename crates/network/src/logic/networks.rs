@@ -134,6 +134,7 @@ fn insert(w: &mut Work<'_, '_>, n: &NetworkInput) -> Result<Network> {
         port_security_enabled: n.port_security_enabled,
         dns_domain: n.dns_domain.clone(),
         az_hints: n.az_hints.clone(),
+        dhcp_hosted: None,
         std: Std::new(w.now, n.description.clone()),
     };
     if network.is_default {
@@ -168,11 +169,7 @@ fn open_to_all(w: &mut Work<'_, '_>, network: &Network, action: &str) -> Result<
 }
 
 fn close_to_all(w: &mut Work<'_, '_>, network: &Network, action: &str) -> Result<()> {
-    let q = Query::new()
-        .eq("object_type", "network")
-        .eq("object_id", network.id.as_str())
-        .eq("target_project", "*")
-        .eq("action", action);
+    let q = Query::new().eq("object_type", "network").eq("object_id", network.id.as_str()).eq("target_project", "*").eq("action", action);
     w.tx.delete_where::<RbacPolicy>(&q).map(drop)
 }
 

@@ -188,9 +188,7 @@ fn readdress(w: &mut Work<'_, '_>, p: &mut Port, wanted: &[Wanted]) -> Result<()
     let mut old = std::mem::take(&mut p.fixed_ips);
     let mut kept: Vec<FixedIp> = Vec::new();
     let mut missing: Vec<Wanted> = Vec::new();
-    let exact = |f: &FixedIp, w: &Wanted| {
-        w.ip_address == Some(f.ip_address) && w.subnet_id.as_ref().is_none_or(|s| *s == f.subnet_id)
-    };
+    let exact = |f: &FixedIp, w: &Wanted| w.ip_address == Some(f.ip_address) && w.subnet_id.as_ref().is_none_or(|s| *s == f.subnet_id);
     let mut loose: Vec<&Wanted> = Vec::new();
     for x in wanted {
         match old.iter().position(|f| exact(f, x)) {

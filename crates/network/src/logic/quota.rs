@@ -28,8 +28,7 @@ pub const SECURITY_GROUP_RULE: Limited = limited("security_group_rule", "securit
 pub const SUBNETPOOL: Limited = limited("subnetpool", "subnetpools", -1);
 pub const RBAC_POLICY: Limited = limited("rbac_policy", "rbac_policies", 10);
 
-pub const ALL: [Limited; 9] =
-    [NETWORK, SUBNET, PORT, ROUTER, FLOATING_IP, SECURITY_GROUP, SECURITY_GROUP_RULE, SUBNETPOOL, RBAC_POLICY];
+pub const ALL: [Limited; 9] = [NETWORK, SUBNET, PORT, ROUTER, FLOATING_IP, SECURITY_GROUP, SECURITY_GROUP_RULE, SUBNETPOOL, RBAC_POLICY];
 
 /// Errors: `OverQuota` when `n` more would exceed the project's limit.
 pub fn require(tx: &mut Tx<'_>, what: Limited, project_id: &str, n: i64) -> Result<()> {

@@ -43,8 +43,7 @@ fn in_use(w: &mut Work<'_, '_>, p: &Stored<RbacPolicy>) -> Result<()> {
     let Some(n) = w.tx.get::<Network>(&p.object_id)? else { return Ok(()) };
     if p.action == "access_as_shared" {
         let q = Query::new().eq("object_type", "network").eq("object_id", n.id.as_str()).eq("action", "access_as_shared");
-        let keep: Vec<String> =
-            w.tx.list::<RbacPolicy>(&q)?.into_iter().filter(|r| r.id != p.id).map(|r| r.value.target_project).collect();
+        let keep: Vec<String> = w.tx.list::<RbacPolicy>(&q)?.into_iter().filter(|r| r.id != p.id).map(|r| r.value.target_project).collect();
         if !keep.iter().any(|k| k == "*") && check_unshare(w, &n, &keep).is_err() {
             return used("ports of other projects are on the network");
         }

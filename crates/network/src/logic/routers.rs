@@ -195,15 +195,12 @@ fn add_subnet(w: &mut Work<'_, '_>, router: &Router, subnet_id: &str) -> Result<
     let wanted = Wanted { subnet_id: Some(s.id.clone()), ip_address: Some(gateway) };
     if s.ip_version == 6 {
         // One leg per network carries all IPv6 prefixes.
-        let same = legs(w, &router.id, INTERFACE)?.into_iter().find(|p| {
-            p.network_id == s.network_id && !p.fixed_ips.is_empty() && p.fixed_ips.iter().all(|f| f.ip_address.is_ipv6())
-        });
+        let same = legs(w, &router.id, INTERFACE)?
+            .into_iter()
+            .find(|p| p.network_id == s.network_id && !p.fixed_ips.is_empty() && p.fixed_ips.iter().all(|f| f.ip_address.is_ipv6()));
         if let Some(p) = same {
-            let mut all: Vec<Wanted> = p
-                .fixed_ips
-                .iter()
-                .map(|f| Wanted { subnet_id: Some(f.subnet_id.clone()), ip_address: Some(f.ip_address) })
-                .collect();
+            let mut all: Vec<Wanted> =
+                p.fixed_ips.iter().map(|f| Wanted { subnet_id: Some(f.subnet_id.clone()), ip_address: Some(f.ip_address) }).collect();
             all.push(wanted);
             ports::move_port(w, &p.id, &all)?;
             return Ok(w.tx.get::<Port>(&p.id)?.ok_or_else(|| not_found("port", &p.id))?.into_inner());
@@ -271,9 +268,10 @@ fn check_leg_unused(w: &mut Work<'_, '_>, router: &Router, subnet_id: &str) -> R
     let Some(s) = w.tx.get::<Subnet>(subnet_id)? else { return Ok(()) };
     for f in w.tx.list::<FloatingIp>(&Query::new().eq("router_id", router.id.as_str()))? {
         let inside = match &f.port_id {
-            Some(p) => w.tx.get::<Port>(p)?.is_some_and(|p| {
-                p.fixed_ips.iter().any(|x| Some(x.ip_address) == f.fixed_ip_address && x.subnet_id == subnet_id)
-            }),
+            Some(p) => {
+                w.tx.get::<Port>(p)?
+                    .is_some_and(|p| p.fixed_ips.iter().any(|x| Some(x.ip_address) == f.fixed_ip_address && x.subnet_id == subnet_id))
+            }
             None => false,
         };
         if inside {
@@ -311,6 +309,7 @@ impl State {
                 gateway: None,
                 routes: Vec::new(),
                 az_hints: i.az_hints.clone(),
+                unhosted: false,
                 std: Std::new(w.now, i.description.clone()),
             };
             if let Some(g) = &i.gateway {
@@ -376,6 +375,22 @@ impl State {
             }
             drop_gateway(w, &mut r.value)?;
             w.tx.delete(&r)?;
+            w.changes.routers.insert(id.clone());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Puts a router on its host or takes it off. Errors: `Conflict` when it is so already.
+    pub async fn router_host(self: &Arc<Self>, id: String, on: bool) -> Result<()> {
+        self.write(move |w| {
+            let mut r = require(w, &id)?;
+            if r.unhosted != on {
+                let (code, word) = if on { ("RouterHostedByL3Agent", "already") } else { ("RouterNotHostedByL3Agent", "not") };
+                return Err(Error::conflict(format!("The router {id} is {word} hosted by the L3 agent.")).code(code));
+            }
+            r.unhosted = !on;
+            w.tx.update(&mut r)?;
             w.changes.routers.insert(id.clone());
             Ok(())
         })

@@ -62,10 +62,8 @@ fn check_lengths(p: &SubnetPool) -> Result<()> {
 }
 
 fn one_default(w: &mut Work<'_, '_>, pool: &SubnetPool) -> Result<()> {
-    let q = Query::new()
-        .eq("is_default", true)
-        .eq("ip_version", i64::from(pool.ip_version))
-        .filter(Filter::Ne("id", pool.id.as_str().into()));
+    let q =
+        Query::new().eq("is_default", true).eq("ip_version", i64::from(pool.ip_version)).filter(Filter::Ne("id", pool.id.as_str().into()));
     if pool.is_default && w.tx.count::<SubnetPool>(&q)? > 0 {
         let m = "A default subnetpool for this IP family has already been set.";
         return Err(bad(m));

@@ -218,7 +218,9 @@ fn check_lists(dns: &[String], routes: &[Route], version: u8) -> Result<()> {
 fn check_overlap(cidr: &IpNet, network_id: &str, others: &[Subnet]) -> Result<()> {
     let clash = others.iter().find(|o| o.cidr.contains(cidr) || cidr.contains(&o.cidr));
     match clash {
-        Some(o) => Err(bad(format!("Requested subnet with cidr: {cidr} for network: {network_id} overlaps with another subnet {}", o.cidr))),
+        Some(o) => {
+            Err(bad(format!("Requested subnet with cidr: {cidr} for network: {network_id} overlaps with another subnet {}", o.cidr)))
+        }
         None => Ok(()),
     }
 }
@@ -351,9 +353,7 @@ impl State {
             let s = w.tx.get::<Subnet>(&id)?.ok_or_else(|| not_found("subnet", &id))?;
             check_revision(if_revision, &s.std)?;
             if store::subnet_user(w.tx, &id, s.is_auto_address())?.is_some() {
-                let m = format!(
-                    "Unable to complete operation on subnet {id}: One or more ports have an IP allocation from this subnet."
-                );
+                let m = format!("Unable to complete operation on subnet {id}: One or more ports have an IP allocation from this subnet.");
                 return Err(Error::conflict(m).code("SubnetInUse"));
             }
             for port_id in store::ports_in_subnet(w.tx, &id)? {

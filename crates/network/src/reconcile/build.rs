@@ -98,11 +98,8 @@ impl<'a, 't> Builder<'a, 't> {
             }
             let addresses: Vec<IpAddr> = p.fixed_ips.iter().filter(|f| served.contains(&f.subnet_id)).map(|f| f.ip_address).collect();
             let Some(first) = addresses.iter().find(|a| a.is_ipv4()).or_else(|| addresses.first()) else { continue };
-            let hostname = if p.dns_name.is_empty() {
-                format!("host-{}", first.to_string().replace(['.', ':'], "-"))
-            } else {
-                p.dns_name.clone()
-            };
+            let hostname =
+                if p.dns_name.is_empty() { format!("host-{}", first.to_string().replace(['.', ':'], "-")) } else { p.dns_name.clone() };
             out.push(plane::DhcpHost {
                 port_id: p.id.clone(),
                 mac: p.mac_address.clone(),
@@ -170,7 +167,7 @@ impl<'a, 't> Builder<'a, 't> {
         if self.host != self.network_host {
             return Ok(None);
         }
-        let Some(r) = self.tx.get::<Router>(id)? else { return Ok(None) };
+        let Some(r) = self.tx.get::<Router>(id)?.filter(|r| !r.unhosted) else { return Ok(None) };
         let mut interfaces = Vec::new();
         let mut gateway = None;
         for p in self.tx.list::<Port>(&Query::new().eq("device_id", id))? {
@@ -267,8 +264,7 @@ pub fn whole(b: &mut Builder<'_, '_>) -> Result<plane::HostState> {
             state.routers.insert(r.id.clone(), router);
         }
     }
-    let remotes: BTreeSet<String> =
-        state.ports.values().flat_map(|p| p.rules.iter()).filter_map(|r| r.remote_group.clone()).collect();
+    let remotes: BTreeSet<String> = state.ports.values().flat_map(|p| p.rules.iter()).filter_map(|r| r.remote_group.clone()).collect();
     for id in remotes {
         if let Some(addresses) = b.group(&id)? {
             state.groups.insert(id, addresses);

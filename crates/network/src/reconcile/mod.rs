@@ -87,6 +87,8 @@ struct Inner {
     last_full: i64,
     /// Why objects cannot be made, by id, as last reported.
     failed: BTreeMap<String, String>,
+    /// How long the last run took.
+    cost: std::time::Duration,
     /// A guest's port was sent and is not reported as up yet.
     waiting: bool,
 }

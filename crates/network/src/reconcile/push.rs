@@ -18,6 +18,9 @@ const BLOCK: i64 = 10_000;
 const FULL_EVERY: Duration = Duration::from_secs(55);
 /// Changes that arrive within this time of a wake-up travel together.
 const GATHER: Duration = Duration::from_millis(4);
+/// Upper bound of the same when runs take long: a run may cost as much as its networks are large,
+/// so under load a host rests three times as long as it works.
+const GATHER_MAX: Duration = Duration::from_millis(300);
 /// When to look again at ports the host does not report as up.
 const PENDING: Duration = Duration::from_secs(1);
 
@@ -50,7 +53,8 @@ enum Message {
 impl State {
     /// One run for one host.
     async fn push(self: &Arc<Self>, host: &Arc<Host>) -> Result<Next> {
-        tokio::time::sleep(GATHER).await;
+        let rest = (host.lock().cost * 3).clamp(GATHER, GATHER_MAX);
+        tokio::time::sleep(rest).await;
         let now = self.env.now();
         let (dirty, full) = {
             let mut inner = host.lock();
@@ -59,6 +63,7 @@ impl State {
             (std::mem::take(&mut inner.dirty), full)
         };
         let result = self.send(host, &dirty, full).await;
+        host.lock().cost = self.env.now().since(now);
         match result {
             Ok(next) => {
                 if full {

@@ -36,9 +36,8 @@ pub fn release_port(tx: &mut Tx<'_>, port_id: &str) -> Result<()> {
 
 /// Up to `limit` taken addresses of a subnet from `from` to `to` inclusive, as numbers, ascending.
 pub fn taken_between(tx: &mut Tx<'_>, subnet_id: &str, from: IpAddr, to: IpAddr, limit: usize) -> Result<Vec<u128>> {
-    let sql = format!(
-        "SELECT ip_key FROM ip_allocations WHERE subnet_id = $1 AND ip_key >= $2 AND ip_key <= $3 ORDER BY ip_key LIMIT {limit}"
-    );
+    let sql =
+        format!("SELECT ip_key FROM ip_allocations WHERE subnet_id = $1 AND ip_key >= $2 AND ip_key <= $3 ORDER BY ip_key LIMIT {limit}");
     let rows = tx.query(&sql, params![subnet_id, ip_key(from), ip_key(to)])?;
     rows.iter().map(|r| key_number(&r.text("ip_key")?)).collect()
 }

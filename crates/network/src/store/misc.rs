@@ -76,7 +76,8 @@ pub fn first_free_segment(tx: &mut Tx<'_>, network_type: &str, from: i64, to: i6
         if candidate > to {
             return Ok(None);
         }
-        let sql = "SELECT segmentation_id FROM networks WHERE network_type = $1 AND segmentation_id >= $2 ORDER BY segmentation_id LIMIT 512";
+        let sql =
+            "SELECT segmentation_id FROM networks WHERE network_type = $1 AND segmentation_id >= $2 ORDER BY segmentation_id LIMIT 512";
         let rows = tx.query(sql, &[network_type.into(), Value::Int(candidate)])?;
         for r in &rows {
             if r.int("segmentation_id")? != candidate {

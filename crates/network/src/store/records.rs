@@ -106,6 +106,10 @@ pub struct Network {
     #[serde(default)]
     pub dns_domain: String,
     pub az_hints: Vec<String>,
+    /// An administrator's choice whether the DHCP agent serves the network; `None` is the
+    /// service's own choice.
+    #[serde(default)]
+    pub dhcp_hosted: Option<bool>,
     pub std: Std,
 }
 
@@ -361,6 +365,9 @@ pub struct Router {
     pub gateway: Option<Gateway>,
     pub routes: Vec<Route>,
     pub az_hints: Vec<String>,
+    /// An administrator took it off its host.
+    #[serde(default)]
+    pub unhosted: bool,
     pub std: Std,
 }
 
@@ -434,8 +441,7 @@ pub struct RbacPolicy {
 }
 
 impl Record for RbacPolicy {
-    const TABLE: Table =
-        Table { name: "rbac_policies", columns: &["project_id", "object_type", "object_id", "target_project", "action"] };
+    const TABLE: Table = Table { name: "rbac_policies", columns: &["project_id", "object_type", "object_id", "target_project", "action"] };
 
     fn id(&self) -> &str {
         &self.id

@@ -21,11 +21,11 @@ pub struct Net {
 
 pub fn validator() -> StaticValidator {
     let member = &["member", "reader"];
-    StaticValidator::default()
-        .with("demo", DEMO, member)
-        .with("viewer", DEMO, &["reader"])
-        .with("other", OTHER, member)
-        .with("admin", ADMIN, &["admin", "manager", "member", "reader"])
+    StaticValidator::default().with("demo", DEMO, member).with("viewer", DEMO, &["reader"]).with("other", OTHER, member).with(
+        "admin",
+        ADMIN,
+        &["admin", "manager", "member", "reader"],
+    )
 }
 
 pub async fn net_at(store: StoreUrl) -> Net {
