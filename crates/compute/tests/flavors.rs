@@ -4,7 +4,16 @@ mod support;
 
 use caelum_base::Timestamp;
 use serde_json::{Value, json};
-use support::{OTHER, PROJECT, cloud};
+use caelum_compute::store::flavors::Flavor;
+use caelum_store::Query;
+use support::{Cloud, OTHER, PROJECT, cloud};
+
+/// A cloud without the default flavors.
+async fn bare() -> Cloud {
+    let c = cloud().await;
+    c.service.state().db.write(|tx| tx.delete_where::<Flavor>(&Query::new())).await.unwrap();
+    c
+}
 
 fn flavor(name: &str) -> Value {
     json!({"flavor": {"name": name, "ram": 512, "vcpus": "1", "disk": 10}})
@@ -25,7 +34,7 @@ async fn defaults_are_made_once() {
 
 #[tokio::test]
 async fn create_show_page_and_delete() {
-    let c = cloud().await;
+    let c = bare().await;
     assert_eq!(c.call("member", "", "POST /v2.1/flavors", flavor("a")).await.0, 403);
     let (status, body) = c.call("admin", "", "POST /v2.1/flavors", flavor("a")).await;
     assert_eq!(status, 200, "{body}");
@@ -62,7 +71,7 @@ async fn create_show_page_and_delete() {
 
 #[tokio::test]
 async fn private_flavors_are_for_projects_with_access() {
-    let c = cloud().await;
+    let c = bare().await;
     let mut private = flavor("secret");
     private["flavor"]["os-flavor-access:is_public"] = json!("False");
     private["flavor"]["id"] = json!(77);
@@ -84,7 +93,7 @@ async fn private_flavors_are_for_projects_with_access() {
 
 #[tokio::test]
 async fn extra_specs() {
-    let c = cloud().await;
+    let c = bare().await;
     let mut f = flavor("f");
     f["flavor"]["id"] = json!("f");
     c.call("admin", "", "POST /v2.1/flavors", f).await;

@@ -1,6 +1,6 @@
 //! Compute alone: tokens that are just words, simulated hosts, peers that answer from a table.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file uses a part of this")]
 
 use async_trait::async_trait;
 use caelum_base::{Env, Result, Secret, SystemClock, SystemRng, Timestamp};
