@@ -331,8 +331,8 @@ impl<S: Send + Sync + 'static> Shared<S> {
         }
         let entry = select(&here, version, parsed.as_ref())?;
         *op_name = entry.op.name;
-        if let (Some(auth), Some(project)) = (&auth, url_project)
-            && auth.creds.project_id.as_deref() != Some(&project)
+        if let (Some(auth), Some(project)) = (&auth, &url_project)
+            && auth.creds.project_id.as_deref() != Some(project)
             && !auth.is_admin()
         {
             let own = auth.creds.project_id.as_deref().unwrap_or("None");
@@ -357,6 +357,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
             request_id: meta.request_id.clone(),
             base_url,
             path,
+            url_project,
             env: self.env.clone(),
             params,
             body: std::sync::Mutex::new(body),

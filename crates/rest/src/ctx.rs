@@ -26,6 +26,8 @@ pub struct Ctx<S: 'static> {
     pub base_url: String,
     /// Path of the request below `base_url`.
     pub path: String,
+    /// The project id that the URL carried (`/v3/{project_id}/…`); checked against the token.
+    pub url_project: Option<String>,
     pub env: Env,
     pub(crate) params: Vec<(&'static str, String)>,
     /// In a lock only so that `&Ctx` may be held across an await; a body alone is not `Sync`.

@@ -153,6 +153,8 @@ async fn create(mut cx: Ctx<State>) -> Result<Reply> {
                 availability_zone: v.availability_zone.clone(),
                 volume_type_id: v.volume_type_id.clone(),
                 bootable: v.bootable,
+                volume_metadata: v.metadata.clone(),
+                image_metadata: v.image_metadata.clone(),
                 ..new.clone()
             };
             quota::check(tx, &b.project_id, &Wanted { backups: 1, backup_gigabytes: size, ..Wanted::default() })?;
@@ -301,6 +303,8 @@ async fn restore(mut cx: Ctx<State>) -> Result<Reply> {
         host: cx.state.pool(),
         format: cx.state.options.volume_format.clone(),
         bootable: b.bootable,
+        metadata: b.volume_metadata.clone(),
+        image_metadata: b.image_metadata.clone(),
         created_at: cx.env.now(),
         ..Volume::default()
     };

@@ -114,7 +114,9 @@ pub fn page(cx: &Ctx<State>, key: &str, items: Vec<Value>, last: Option<String>,
     let mut body = json!({key: items});
     if let Some(last) = last.filter(|_| full) {
         let below = cx.path.strip_prefix("/v3").unwrap_or(&cx.path);
-        let href = next_link(&format!("{}{below}", home(cx)), &cx.query, &last);
+        // Exactly the URL the client came by, which names its project or does not.
+        let project = cx.url_project.as_ref().map(|p| format!("/{p}")).unwrap_or_default();
+        let href = next_link(&format!("{}/v3{project}{below}", cx.base_url), &cx.query, &last);
         body[format!("{key}_links")] = json!([{"rel": "next", "href": href}]);
     }
     if let Some(n) = count {

@@ -244,6 +244,7 @@ fn origin(tx: &mut Tx<'_>, caller: &Caller, new: &NewVolume, image: Option<&Imag
             source: Source::Backup { id: d.id, format: d.format, bytes: d.bytes },
             least: b.size,
             bootable: b.bootable,
+            image_metadata: b.image_metadata.clone(),
             ..Origin::blank()
         });
     }

@@ -311,6 +311,11 @@ pub struct Backup {
     pub availability_zone: String,
     pub volume_type_id: String,
     pub bootable: bool,
+    /// The volume's metadata at the time; a new volume gets it back.
+    #[serde(default)]
+    pub volume_metadata: Metadata,
+    #[serde(default)]
+    pub image_metadata: Metadata,
     pub created_at: Timestamp,
     pub updated_at: Option<Timestamp>,
     pub data_timestamp: Timestamp,
