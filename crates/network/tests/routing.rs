@@ -14,7 +14,7 @@ struct Topology {
 }
 
 fn id(v: &Value) -> &str {
-    v["id"].as_str().unwrap()
+    v["id"].as_str().expect("an id")
 }
 
 async fn topology(t: &Net) -> Topology {

@@ -203,6 +203,13 @@ fn readdress(w: &mut Work<'_, '_>, p: &mut Port, wanted: &[Wanted]) -> Result<()
             None => missing.push(x.clone()),
         }
     }
+    if !wanted.is_empty() && !p.is_network_owned() {
+        // Derived addresses stay as long as the port has addresses at all.
+        let automatic = |f: &FixedIp| subnets.iter().any(|s| s.id == f.subnet_id && s.is_auto_address());
+        let (stay, go): (Vec<FixedIp>, Vec<FixedIp>) = old.into_iter().partition(automatic);
+        kept.extend(stay);
+        old = go;
+    }
     for f in &old {
         store::release_address(w.tx, &f.subnet_id, f.ip_address, &p.id)?;
     }
@@ -210,13 +217,8 @@ fn readdress(w: &mut Work<'_, '_>, p: &mut Port, wanted: &[Wanted]) -> Result<()
     // Automatic addresses come with any other address, but must not be taken twice.
     let rest: Vec<_> = subnets.into_iter().filter(|s| !(s.is_auto_address() && kept_subnets.contains(&s.id))).collect();
     let who = Claimant { port_id: &p.id, network_id: &p.network_id, mac: &p.mac_address, device_owner: &p.device_owner };
-    let fresh = if missing.is_empty() && kept.is_empty() {
-        Vec::new()
-    } else if missing.is_empty() {
-        Vec::new()
-    } else {
-        ipam::assign(w.tx, &w.st.hints, &who, &rest, Some(&missing))?
-    };
+    // With nothing missing nothing is assigned, automatic addresses included.
+    let fresh = ipam::assign(w.tx, &w.st.hints, &who, &rest, Some(&missing))?;
     kept.extend(fresh);
     p.fixed_ips = kept;
     detach_lost(w, p)

@@ -48,7 +48,7 @@ pub async fn net() -> Net {
     net_at(StoreUrl::Scratch).await
 }
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test file uses a part")]
 impl Net {
     pub async fn call(&self, token: &str, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
         let body: Body = body.map_or_else(empty, |b| full(b.to_string()));
@@ -104,7 +104,7 @@ impl Net {
 }
 
 /// The error's type.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test file uses a part")]
 pub fn kind(body: &Value) -> &str {
     body["NeutronError"]["type"].as_str().unwrap_or("?")
 }
