@@ -13,6 +13,7 @@ use std::io::{ErrorKind as IoKind, Seek, SeekFrom, Write};
 
 /// Runs of zeros at least this long, in bytes, become holes in the file.
 const HOLE: usize = 64 * 1024;
+static ZEROS: [u8; HOLE] = [0; HOLE];
 
 /// A file being filled.
 pub struct Ingest {
@@ -44,7 +45,7 @@ impl Ingest {
             i.feed(chunk);
         }
         for piece in chunk.chunks(HOLE) {
-            if piece.len() == HOLE && piece.iter().all(|b| *b == 0) {
+            if piece == ZEROS {
                 self.file.seek(SeekFrom::Current(HOLE as i64)).map_err(failed)?;
             } else {
                 self.file.write_all(piece).map_err(failed)?;

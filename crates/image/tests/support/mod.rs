@@ -54,6 +54,16 @@ pub async fn serve(dir: PathBuf, store: StoreUrl, max_size: u64, options: Option
     start_with(deps, options).await.expect("start")
 }
 
+/// SQLite, or an empty schema of the PostgreSQL server that `CAELUM_TEST_PG_URL` names (then run with
+/// `--test-threads=1`: there is one schema).
+async fn store() -> StoreUrl {
+    let Ok(url) = std::env::var("CAELUM_TEST_PG_URL") else { return StoreUrl::Scratch };
+    let url = StoreUrl::Postgres(caelum_base::Secret::new(url));
+    let admin = caelum_store::Db::open(&url, "scratch", &[]).await.expect("postgresql");
+    admin.write(|tx| tx.exec("DROP SCHEMA IF EXISTS caelum_image CASCADE", &[])).await.expect("drop");
+    url
+}
+
 impl Cloud {
     pub async fn new() -> Self {
         Self::with(1 << 30, Options::default()).await
@@ -61,7 +71,7 @@ impl Cloud {
 
     pub async fn with(max_size: u64, options: Options) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
-        let service = serve(dir.path().join("images"), StoreUrl::Scratch, max_size, options).await;
+        let service = serve(dir.path().join("images"), store().await, max_size, options).await;
         Self { service, dir }
     }
 
