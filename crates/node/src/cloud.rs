@@ -102,7 +102,7 @@ impl Cloud {
         locals.set("compute", compute.api());
         progress("image, placement, network, block storage, compute");
         let metadata = metadata.start(compute.metadata())?;
-        let front = front(url, &locals, identity.api());
+        let front = front(url, &locals, identity.api(), compute.console());
         Ok(Self { front, host, identity, image, placement, network, block, compute, metadata, locals })
     }
 
@@ -181,8 +181,8 @@ impl Cloud {
     }
 }
 
-fn front(url: &str, locals: &Arc<Locals>, identity: Arc<dyn HttpService>) -> Arc<dyn HttpService> {
-    let mut front = Front::new().alias("/v3", identity);
+fn front(url: &str, locals: &Arc<Locals>, identity: Arc<dyn HttpService>, console: Arc<dyn HttpService>) -> Arc<dyn HttpService> {
+    let mut front = Front::new().alias("/v3", identity).mount("/vnc", console);
     for (kind, _, path, ..) in SERVICES {
         front = front.mount(path, locals.service(kind, format!("{url}{path}")));
     }

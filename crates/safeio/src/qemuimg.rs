@@ -20,6 +20,10 @@ use tokio::process::Command;
 
 use crate::inspect::Format;
 
+/// Threads of a conversion get stacks of this size; the usual 8 MiB each would use up the address
+/// space that the limit leaves.
+const STACK_BYTES: u64 = 2 << 20;
+
 /// Output kept from the child, bytes per stream.
 const OUTPUT_MAX: u64 = 1 << 20;
 
@@ -146,16 +150,17 @@ impl Drop for KillGroup {
 
 async fn run(args: &[&str], limits: Limits) -> Result<Vec<u8>> {
     let mut command = Command::new("qemu-img");
-    command.args(args).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LC_ALL", "C");
+    command.args(args).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LC_ALL", "C").env("MALLOC_ARENA_MAX", "1");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.process_group(0).kill_on_drop(true).current_dir("/");
     // SAFETY: between fork and exec only async-signal-safe calls are allowed; the closure makes
-    // three setrlimit system calls and allocates nothing.
+    // four setrlimit system calls and allocates nothing.
     unsafe {
         command.pre_exec(move || {
             setrlimit(Resource::RLIMIT_AS, limits.address_space_bytes, limits.address_space_bytes)?;
             setrlimit(Resource::RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds)?;
             setrlimit(Resource::RLIMIT_NOFILE, 64, 64)?;
+            setrlimit(Resource::RLIMIT_STACK, STACK_BYTES, STACK_BYTES)?;
             Ok(())
         });
     }
