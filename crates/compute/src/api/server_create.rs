@@ -280,7 +280,7 @@ fn zone(cx: &Ctx<State>, text: Option<&str>) -> Result<(Option<String>, Option<S
 pub fn ip(text: Option<String>, v6: bool) -> Result<String> {
     let Some(text) = text.filter(|t| !t.is_empty()) else { return Ok(String::new()) };
     match text.parse::<IpAddr>() {
-        Ok(a) if a.is_ipv6() == v6 => Ok(text),
+        Ok(a) if a.is_ipv6() == v6 => Ok(a.to_string()),
         _ => Err(Error::invalid(format!("Invalid input for field/attribute accessIP. Value: {text}."))),
     }
 }
