@@ -58,6 +58,8 @@ const RULES: &[RuleDefault] = &[
     RuleDefault::new("volume_extension:volume_mig_status_attribute", personas::ADMIN, personas::PROJECT),
     RuleDefault::new("volume_extension:access_types_extra_specs", personas::PROJECT_READER_OR_ADMIN, personas::PROJECT),
     RuleDefault::new("volume_extension:access_types_qos_specs_id", personas::ADMIN, personas::PROJECT),
+    // Lists of all projects.
+    RuleDefault::new("volume:get_all_tenants_hosts", personas::ADMIN, personas::PROJECT),
     RuleDefault::new("volume:force_delete", personas::ADMIN, personas::PROJECT),
     RuleDefault::new("volume:multiattach", personas::PROJECT_MEMBER_OR_ADMIN, personas::PROJECT),
 ];
