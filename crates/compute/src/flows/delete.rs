@@ -89,6 +89,10 @@ async fn remove_volumes(cx: StepCx<State>, flow: DeleteServer) -> Result<DeleteS
     if s.volumes.is_empty() || cx.peers.block.is_none() {
         return Ok(flow);
     }
+    for id in s.volumes.iter().filter_map(|v| v.attachment_id.as_ref()) {
+        persist("attachment", volumes::detach(&cx, id).await)?;
+    }
+    // And those that the row has not heard of.
     persist("attachments", volumes::detach_all(&cx, &s.id).await)?;
     for v in s.volumes.iter().filter(|v| v.delete_on_termination && !v.volume_id.is_empty()) {
         match volumes::volume_delete(&cx, &v.volume_id).await {
