@@ -1,6 +1,6 @@
 //! The in-process driver through the typed interface.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use caelum_base::{Env, Error, ErrorKind, Result};
 use caelum_bus::{Bus, NOTIFICATIONS, Next, Notification, Options, Priority};

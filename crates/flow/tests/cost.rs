@@ -1,6 +1,6 @@
 //! What a flow costs: writes of the row, and that many flows make progress together.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use caelum_base::{Env, Result};
 use caelum_flow::{Act, Flow, Flows, MIGRATION_SQL, Point, Step, StepCx};

@@ -1,6 +1,6 @@
 //! The engine on every database: order, undo, restart, fencing, cancel, deadline, drain.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use caelum_base::{Env, Error, Result};
 use caelum_flow::testing::{World, crash_after_each_write, fail_at_each_step, quick, repeat_each_step};

@@ -2,7 +2,7 @@
 //!
 //! Runs as root where `CAELUM_GUEST_IMAGE` names a qcow2 image whose serial console ends in a login prompt.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use async_trait::async_trait;
 use caelum_base::{Env, Result};

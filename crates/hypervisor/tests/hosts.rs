@@ -1,6 +1,6 @@
 //! One contract for every kind of host, run over the simulated one and, where root, libvirt and QEMU are there, the real one.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use async_trait::async_trait;
 use caelum_base::{Env, ErrorKind, Result};

@@ -1,6 +1,6 @@
 //! Controllers in paused time: every wait is instant and exact.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use caelum_base::{Env, Error, Result};
 use caelum_reconcile::{BoxFuture, Controller, Next, Options, Reconcile};
