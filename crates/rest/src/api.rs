@@ -305,8 +305,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
         let (parts, stream) = req.into_parts();
         let base_url = parts.extensions.get::<BaseUrl>().map(|b| b.0.clone()).unwrap_or_default();
         let (path, url_project) = self.strip_project(parts.uri.path());
-        let empty_id = self.strict_slash && parts.uri.path().ends_with('/') && path.matches('/').count() > 1;
-        let Some(matched) = self.router.at(&path).ok().filter(|_| !empty_id) else {
+        let Some(matched) = self.router.at(&path).ok().filter(|_| !self.ends_in_empty_id(parts.uri.path())) else {
             // Upstream authenticates before it routes: a caller without a token learns no paths.
             self.authenticate(&parts.headers).await?;
             return Err(Error::not_found("The resource could not be found."));
@@ -371,6 +370,11 @@ impl<S: Send + Sync + 'static> Shared<S> {
             return Err(Error::internal(format!("operation {} answered without asking its policy rule", entry.op.name)));
         }
         Ok(reply)
+    }
+
+    /// `/v2/images/` where slashes are strict; `/v2/` is a version's root.
+    fn ends_in_empty_id(&self, path: &str) -> bool {
+        self.strict_slash && path.ends_with('/') && path.matches('/').count() > 2
     }
 
     /// Takes a project id out of `/v3/{project_id}/…`.
