@@ -126,7 +126,9 @@ impl Cloud {
 
     /// Everything leaked or stuck.
     pub async fn audit(&self, heal: bool) -> Result<Vec<String>> {
-        let mut out = self.block.audit(heal).await?;
+        // Compute first: what it ends or gives back, the others look at afterwards.
+        let mut out = self.compute.audit(heal).await?;
+        out.extend(self.block.audit(heal).await?);
         out.extend(self.network.audit(heal).await?);
         out.extend(self.image.audit(heal).await?);
         out.extend(self.placement.audit(heal).await?);
@@ -159,7 +161,7 @@ impl Cloud {
 
     /// What happened to a resource, oldest first.
     pub async fn why(&self, id: &str) -> Result<Vec<String>> {
-        for lines in [self.block.why(id).await?] {
+        for lines in [self.compute.why(id).await?, self.block.why(id).await?] {
             if !lines.is_empty() {
                 return Ok(lines);
             }
