@@ -172,3 +172,147 @@ async fn lists_filter_and_page() {
     assert_eq!(b.call("member", 1, "GET", "/v2.1/servers?limit=-1", Value::Null).await.0, 400);
     assert_eq!(b.call("member", 1, "GET", "/v2.1/servers?changes-since=x", Value::Null).await.0, 400);
 }
+
+#[tokio::test]
+async fn actions_move_a_server_through_its_states() {
+    let b = bench(8192).await;
+    let s = b.boot(json!({})).await;
+    let id = s["id"].as_str().unwrap();
+    let steps = [
+        (json!({"os-stop": null}), 202, "SHUTOFF"),
+        (json!({"os-stop": null}), 409, "SHUTOFF"),
+        (json!({"os-start": null}), 202, "ACTIVE"),
+        (json!({"reboot": {"type": "SOFT"}}), 202, "ACTIVE"),
+        (json!({"reboot": {"type": "HARD"}}), 202, "ACTIVE"),
+        (json!({"pause": null}), 202, "PAUSED"),
+        (json!({"unpause": null}), 202, "ACTIVE"),
+        (json!({"suspend": null}), 202, "SUSPENDED"),
+        (json!({"resume": null}), 202, "ACTIVE"),
+        (json!({"rebuild": {"imageRef": IMAGE, "name": "again"}}), 202, "ACTIVE"),
+        (json!({"resize": {"flavorRef": "t2"}}), 202, "VERIFY_RESIZE"),
+        (json!({"revertResize": null}), 202, "ACTIVE"),
+        (json!({"resize": {"flavorRef": "t2"}}), 202, "VERIFY_RESIZE"),
+        (json!({"confirmResize": null}), 204, "ACTIVE"),
+        (json!({"resize": {"flavorRef": "t2"}}), 400, "ACTIVE"),
+        (json!({"shelve": null}), 202, "SHELVED_OFFLOADED"),
+        (json!({"unshelve": null}), 202, "ACTIVE"),
+        (json!({"os-resetState": {"state": "error"}}), 202, "ERROR"),
+        (json!({"restore": null}), 409, "ERROR"),
+        (json!({"nonsense": null}), 400, "ERROR"),
+    ];
+    for (action, code, status) in steps {
+        let (got, body) = b.act(id, action.clone()).await;
+        assert_eq!(got, code, "{action}: {body}");
+        let s = b.get(&format!("/v2.1/servers/{id}")).await;
+        assert_eq!(s["server"]["status"], status, "{action}: {s}");
+    }
+    let booked = b.fake.allocations.lock().unwrap()[id].1.clone();
+    assert_eq!(booked["MEMORY_MB"], 1024);
+    let list = b.get(&format!("/v2.1/servers/{id}/os-instance-actions")).await;
+    assert!(list["instanceActions"].as_array().unwrap().len() > 10);
+}
+
+#[tokio::test]
+async fn a_locked_server_refuses_its_owner_but_not_an_administrator() {
+    let b = bench(4096).await;
+    let s = b.boot(json!({})).await;
+    let id = s["id"].as_str().unwrap();
+    let path = format!("/v2.1/servers/{id}/action");
+    assert_eq!(b.call("member", 1, "POST", &path, json!({"lock": null})).await.0, 202);
+    assert_eq!(b.call("member", 1, "POST", &path, json!({"os-stop": null})).await.0, 409);
+    assert_eq!(b.call("member", 1, "DELETE", &format!("/v2.1/servers/{id}"), Value::Null).await.0, 409);
+    assert_eq!(b.call("admin", 1, "POST", &path, json!({"os-stop": null})).await.0, 202);
+    b.idle().await;
+    assert_eq!(b.call("member", 1, "POST", &path, json!({"unlock": null})).await.0, 202);
+    assert_eq!(b.call("member", 1, "POST", &path, json!({"os-start": null})).await.0, 202);
+    b.idle().await;
+}
+
+#[tokio::test]
+async fn volumes_come_and_go() {
+    let b = bench(4096).await;
+    let s = b.boot(json!({})).await;
+    let path = format!("/v2.1/servers/{}/os-volume_attachments", s["id"].as_str().unwrap());
+    let volume = b.fake.user_volume();
+    let (status, body) = b.call("member", 1, "POST", &path, json!({"volumeAttachment": {"volumeId": volume}})).await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(body["volumeAttachment"]["device"], "/dev/vdb");
+    b.idle().await;
+    assert_eq!(b.fake.volumes.lock().unwrap()[&volume]["status"], "in-use");
+    assert_eq!(b.call("member", 1, "POST", &path, json!({"volumeAttachment": {"volumeId": volume}})).await.0, 400);
+    let (_, list) = b.call("member", 89, "GET", &path, Value::Null).await;
+    assert!(list["volumeAttachments"][0]["bdm_uuid"].is_string() && list["volumeAttachments"][0]["id"].is_null());
+    assert_eq!(b.call("member", 1, "DELETE", &format!("{path}/{volume}"), Value::Null).await.0, 202);
+    b.idle().await;
+    assert_eq!(b.fake.volumes.lock().unwrap()[&volume]["status"], "available");
+    assert_eq!(b.call("member", 1, "DELETE", &format!("{path}/{volume}"), Value::Null).await.0, 404);
+    // A host that refuses leaves nothing attached.
+    for h in &b.hosts {
+        h.inject(FaultPoint::AttachVolume, Fault { times: u32::MAX, ..Fault::fail(caelum_base::ErrorKind::Conflict, "no slot") });
+    }
+    b.call("member", 1, "POST", &path, json!({"volumeAttachment": {"volumeId": volume}})).await;
+    b.idle().await;
+    assert_eq!(b.fake.volumes.lock().unwrap()[&volume]["status"], "available");
+    assert_eq!(b.get(&path).await["volumeAttachments"], json!([]));
+}
+
+#[tokio::test]
+async fn interfaces_come_and_go() {
+    let b = bench(4096).await;
+    let s = b.boot(json!({})).await;
+    let path = format!("/v2.1/servers/{}/os-interface", s["id"].as_str().unwrap());
+    let port = b.fake.user_port();
+    let (status, body) = b.call("member", 1, "POST", &path, json!({"interfaceAttachment": {"port_id": port}})).await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(body["interfaceAttachment"]["port_id"], port.as_str());
+    let (status, made) = b.call("member", 1, "POST", &path, json!({"interfaceAttachment": {"net_id": NET}})).await;
+    assert_eq!(status, 200, "{made}");
+    assert_eq!(b.get(&path).await["interfaceAttachments"].as_array().unwrap().len(), 3);
+    let made = made["interfaceAttachment"]["port_id"].as_str().unwrap();
+    for id in [made, port.as_str()] {
+        assert_eq!(b.call("member", 1, "DELETE", &format!("{path}/{id}"), Value::Null).await.0, 202);
+        b.idle().await;
+    }
+    let ports = b.fake.ports.lock().unwrap();
+    assert!(!ports.contains_key(made), "a port that compute made goes");
+    assert_eq!(ports[&port]["device_id"], "", "the user's stays");
+}
+
+#[tokio::test]
+async fn rows_follow_guests_that_stop_or_vanish() {
+    let b = bench(4096).await;
+    let s = b.boot(json!({})).await;
+    let id = s["id"].as_str().unwrap();
+    let path = format!("/v2.1/servers/{id}");
+    let (_, shown) = b.call("admin", 1, "GET", &path, Value::Null).await;
+    let host = shown["server"]["OS-EXT-SRV-ATTR:host"].as_str().unwrap().to_string();
+    let sim = &b.hosts[usize::from(host == "host2")];
+    sim.stop_by_itself(id, caelum_hypervisor::PowerState::Shutdown).unwrap();
+    crate::reconcile::power::sync_host(b.service.state(), &host).await.unwrap();
+    assert_eq!(b.get(&path).await["server"]["status"], "SHUTOFF");
+    sim.lose(id).unwrap();
+    crate::reconcile::power::sync_host(b.service.state(), &host).await.unwrap();
+    let s = b.get(&path).await;
+    assert_eq!(s["server"]["status"], "ERROR");
+    assert!(s["server"]["fault"]["message"].as_str().unwrap().contains("not on its host"));
+    b.act(id, json!({"reboot": {"type": "HARD"}})).await;
+    assert_eq!(b.get(&path).await["server"]["status"], "ACTIVE");
+}
+
+#[tokio::test]
+async fn versions_show_what_they_should() {
+    let b = bench(4096).await;
+    let s = b.boot(json!({})).await;
+    let path = format!("/v2.1/servers/{}", s["id"].as_str().unwrap());
+    let at = [(9, "locked"), (16, "host_status"), (19, "description"), (26, "tags"), (63, "trusted_image_certificates"),
+        (71, "server_groups"), (73, "locked_reason"), (96, "pinned_availability_zone"), (100, "scheduler_hints")];
+    for (minor, field) in at {
+        let (_, before) = b.call("admin", minor - 1, "GET", &path, Value::Null).await;
+        let (_, since) = b.call("admin", minor, "GET", &path, Value::Null).await;
+        assert!(before["server"].get(field).is_none(), "{field} before 2.{minor}");
+        assert!(since["server"].get(field).is_some(), "{field} from 2.{minor}");
+    }
+    let (_, member) = b.call("member", 100, "GET", &path, Value::Null).await;
+    assert!(member["server"].get("OS-EXT-SRV-ATTR:host").is_none() && member["server"].get("host_status").is_none());
+    assert_eq!(member["server"]["flavor"]["original_name"], "ft1");
+}
