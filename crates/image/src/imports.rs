@@ -211,8 +211,8 @@ fn end_task(tx: &mut Tx<'_>, task: &mut Stored<Task>, now: Timestamp, outcome: R
 /// Fetches into the image's transfer file, on a thread that may block: the disk sets the pace.
 async fn download(state: &Arc<State>, image: &Image, uri: &str, limit: u64) -> Result<Staged> {
     let mut ingest = Some(transfer::open_ingest(state, image, limit)?);
+    let mut signal = transfer::listen(state, image).await?;
     let policy = FetchPolicy { body_max_bytes: limit.min(state.fetch.body_max_bytes), ..state.fetch.clone() };
-    let mut signal = state.transfers.listen(&image.id);
     let (uri, runtime) = (uri.to_string(), tokio::runtime::Handle::current());
     let work = spawn_blocking(move || {
         let ended = runtime.block_on(async {

@@ -89,7 +89,7 @@ impl Transfers {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn listen(&self, image_id: &str) -> watch::Receiver<Signal> {
+    fn listen(&self, image_id: &str) -> watch::Receiver<Signal> {
         let (tx, rx) = watch::channel(Signal::Run);
         let mut signals = self.signals();
         // Looked at under the lock that `stop` takes after setting it: one of the two sees the other.
@@ -167,9 +167,14 @@ fn room(tx: &mut Tx<'_>, image: &Image, quota: Option<u64>) -> Result<u64> {
 }
 
 async fn run_upload(state: &Arc<State>, image: &Image, body: Body, expected: Option<u64>, limit: u64, goal: Goal) -> Result<()> {
-    let mut signal = state.transfers.listen(&image.id);
-    let received = receive(state, image, body, expected, limit, &mut signal).await;
-    state.transfers.unlisten(&image.id, signal);
+    let received = match listen(state, image).await {
+        Ok(mut signal) => {
+            let received = receive(state, image, body, expected, limit, &mut signal).await;
+            state.transfers.unlisten(&image.id, signal);
+            received
+        }
+        Err(e) => Err(e),
+    };
     let result = match (received, goal) {
         (Ok(Staged::Refused(reason)), Goal::Active) => Err(refusal(&reason)),
         (Ok(staged), _) => finish(state, image, staged, goal).await,
@@ -180,6 +185,20 @@ async fn run_upload(state: &Arc<State>, image: &Image, body: Body, expected: Opt
         abandon(state, image).await;
     }
     result
+}
+
+/// The signals of a transfer. Errors: the image is gone: a deletion that came before we listened
+/// has removed the row, one that comes after is heard.
+pub async fn listen(state: &State, image: &Image) -> Result<watch::Receiver<Signal>> {
+    let signal = state.transfers.listen(&image.id);
+    let row = state.db.get::<Image>(&image.id).await;
+    match row.map(|r| r.is_some_and(|i| i.transfer == image.transfer)) {
+        Ok(true) => Ok(signal),
+        other => {
+            state.transfers.unlisten(&image.id, signal);
+            other.and(Err(gone(&image.id)))
+        }
+    }
 }
 
 /// The error for bytes that were looked at and refused.
