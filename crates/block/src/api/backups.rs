@@ -224,7 +224,7 @@ async fn remove(cx: Ctx<State>, force: bool) -> Result<Reply> {
         .db
         .write(move |tx| {
             let mut b = tx.get::<Backup>(&id)?.ok_or_else(|| missing(&id))?;
-            if b.status == "deleting" {
+            if b.status == "deleting" && state.flows.busy(tx, &id)? {
                 return Ok(());
             }
             if !force && !matches!(b.status.as_str(), "available" | "error" | "error_deleting") {

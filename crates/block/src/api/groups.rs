@@ -1,13 +1,13 @@
 //! `/group_types` (3.11): kinds of volume groups with their specs.
 
 use super::forms;
-use super::lists;
+use super::lists::{self, Paging, SortKeys};
 use super::{admin, reader};
 use crate::State;
 use crate::store::{Group, GroupType, Metadata};
 use caelum_base::{Error, Result};
 use caelum_rest::{Ctx, Op, Reply, h};
-use caelum_store::{Dir, Query, Stored};
+use caelum_store::{Query, Stored};
 use serde_json::{Value, json};
 
 const SPECS: &str = "/group_types/{id}/group_specs";
@@ -46,11 +46,23 @@ async fn find(cx: &Ctx<State>) -> Result<Stored<GroupType>> {
     found.filter(|t| t.is_public || cx.auth().is_admin()).ok_or_else(|| missing(id))
 }
 
+const SORT: SortKeys = &[("id", "id"), ("name", "name"), ("created_at", "created_at")];
+
 async fn list(cx: Ctx<State>) -> Result<Reply> {
     cx.authorize_own()?;
-    let mut all = cx.state.db.list::<GroupType>(Query::new().sort("created_at", Dir::Desc)).await?;
+    let paging = Paging::read(&cx.query, SORT)?;
+    let mut all = cx.state.db.list::<GroupType>(Query { sort: paging.sort.clone(), ..Query::new() }).await?;
     let specs = cx.query.get("group_specs").and_then(lists::metadata_filter).unwrap_or_default();
-    all.retain(|t| (t.is_public || cx.auth().is_admin()) && specs.iter().all(|(k, v)| t.group_specs.get(k) == Some(v)));
+    let public = cx.query.get("is_public").filter(|_| cx.auth().is_admin()).map(str::to_ascii_lowercase);
+    all.retain(|t| {
+        let visible = match public.as_deref() {
+            Some("none") => true,
+            Some("false" | "0") => !t.is_public,
+            _ => t.is_public,
+        };
+        visible && specs.iter().all(|(k, v)| t.group_specs.get(k) == Some(v))
+    });
+    let all = paging.cut(all, |t| &t.id);
     Reply::ok(&json!({"group_types": all.iter().map(|t| view(&cx, t)).collect::<Vec<_>>()}))
 }
 

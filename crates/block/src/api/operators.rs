@@ -97,7 +97,11 @@ async fn service_update(mut cx: Ctx<State>) -> Result<Reply> {
     };
     let known = known(&cx).await?;
     let k = known.iter().find(|k| k.binary == wanted && k.host == host);
-    let k = k.ok_or_else(|| Error::not_found(format!("Service {wanted} could not be found on host {host}.")))?;
+    let k = k.ok_or_else(|| {
+        let text = format!("Service {wanted} could not be found on host {host}.");
+        // A host to freeze is named in a body, not by the URL: upstream calls that bad input.
+        if matches!(what.as_str(), "freeze" | "thaw") { Error::invalid(text) } else { Error::not_found(text) }
+    })?;
     let reason = forms::text("disabled_reason", m.get("disabled_reason"))?;
     if what == "disable-log-reason" && reason.as_deref().is_none_or(str::is_empty) {
         return Err(Error::invalid("Missing required element 'disabled_reason' in request body."));

@@ -181,7 +181,8 @@ async fn change(cx: &Ctx<State>, id: &str, f: impl Fn(&mut Snapshot) + Send + Sy
 /// Marks a snapshot as going and starts removing it; a creation under way is cancelled.
 pub fn remove(tx: &mut Tx<'_>, state: &State, id: &str, request_id: &str, force: bool) -> Result<()> {
     let mut s = rows::snapshot(tx, id)?;
-    if s.status == "deleting" {
+    // An administrator may have set the status by hand: only a running removal counts.
+    if s.status == "deleting" && state.flows.busy(tx, id)? {
         return Ok(());
     }
     if !force && !matches!(s.status.as_str(), "available" | "error" | "error_deleting" | "creating") {

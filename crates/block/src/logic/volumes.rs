@@ -266,7 +266,8 @@ const DELETABLE: [&str; 9] = [
 /// Marks a volume as going and starts removing it; a creation under way is cancelled.
 pub fn delete(tx: &mut Tx<'_>, state: &State, id: &str, request_id: &str, how: DeleteHow) -> Result<()> {
     let mut v = rows::volume(tx, id)?;
-    if v.status == "deleting" {
+    // An administrator may have set the status by hand: only a running removal counts.
+    if v.status == "deleting" && state.flows.busy(tx, id)? {
         return Ok(());
     }
     let attached = attachments_of(tx, id)?.iter().any(|a| a.status == "attached");
