@@ -10,7 +10,8 @@ pub async fn engines(service: &'static str, migrations: &'static [Migration]) ->
     let mut out = vec![Db::open(&StoreUrl::Scratch, service, migrations).await?];
     if let Ok(url) = std::env::var("CAELUM_TEST_PG_URL") {
         let url = StoreUrl::Postgres(Secret::new(url));
-        let admin = Db::open(&url, service, &[]).await?;
+        // Under a name without migrations: the service's own may be there from an earlier run.
+        let admin = Db::open(&url, "testing", &[]).await?;
         admin.write(move |tx| tx.exec(&format!("DROP SCHEMA IF EXISTS caelum_{service} CASCADE"), &[])).await?;
         drop(admin);
         out.push(Db::open(&url, service, migrations).await?);
