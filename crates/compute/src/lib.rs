@@ -147,6 +147,7 @@ pub async fn start(deps: Deps) -> Result<Service> {
     let peers = Peers { network: deps.network, image: deps.image, placement: deps.placement, block: deps.block };
     let state = Arc::new(State::new(deps.env.clone(), db, deps.config, peers, Hosts::new(deps.hosts), flows.clone()));
     let api = api::build(state.clone(), deps.env, deps.validator, deps.policy, deps.auth_url)?;
+    reconcile::hosts::first_reports(&state).await;
     flows.spawn(state.clone());
     let tasks = reconcile::spawn(&state, &deps.node);
     Ok(Service { api, state, tasks: std::sync::Mutex::new(tasks) })

@@ -5,7 +5,7 @@ use crate::cache::Cache;
 use crate::logic::network::Network;
 use crate::reconcile::HostView;
 use crate::store::servers::ImageFacts;
-use caelum_base::{Env, Error, Result, Secret};
+use caelum_base::{Env, Error, Result, Secret, Timestamp};
 use caelum_client::ServiceClient;
 use caelum_flow::Flows;
 use caelum_hypervisor::Hypervisor;
@@ -49,6 +49,7 @@ pub struct Peers {
 
 pub struct State {
     pub env: Env,
+    pub started_at: Timestamp,
     pub db: Db,
     pub config: Config,
     pub peers: Peers,
@@ -69,6 +70,7 @@ pub struct State {
 impl State {
     pub(crate) fn new(env: Env, db: Db, config: Config, peers: Peers, hosts: Hosts, flows: Flows<State>) -> Self {
         Self {
+            started_at: env.now(),
             images: Cache::new(env.clone(), CACHE_AGE),
             networks: Cache::new(env.clone(), CACHE_AGE),
             network_checked: Cache::new(env.clone(), Duration::from_secs(3)),

@@ -198,7 +198,7 @@ async fn fields(cx: &mut Ctx<State>) -> Result<Value> {
     if description.chars().count() > 255 {
         return Err(Error::invalid("Security group description should not be greater than 255 characters."));
     }
-    Ok(json!({"security_group": {"name": f.name.trim(), "description": description}}))
+    Ok(json!({"security_group": {"name": f.name, "description": description}}))
 }
 
 async fn create(mut cx: Ctx<State>) -> Result<Reply> {

@@ -105,6 +105,11 @@ pub fn no_valid_host() -> Error {
     Error::conflict("No valid host was found. There are not enough hosts available.").code("NoValidHost")
 }
 
+/// A workflow asks again.
+fn hosts_awaited() -> Error {
+    Error::unavailable("The hosts have not reported yet.")
+}
+
 fn candidates_path(req: &Request, amounts: &BTreeMap<String, i64>) -> String {
     let list = amounts.iter().map(|(k, v)| format!("{k}:{v}")).collect::<Vec<_>>().join(",");
     let mut path = format!("/allocation_candidates?limit=1000&resources={list}");
@@ -160,7 +165,7 @@ pub async fn choose(state: &State, req: &Request) -> Result<Vec<Candidate>> {
         });
     }
     if out.is_empty() {
-        return Err(no_valid_host());
+        return Err(if state.hosts_expected() { hosts_awaited() } else { no_valid_host() });
     }
     let jitter = state.env.bytes(out.len());
     let soft = facts.group.as_ref().map(|g| g.policy.clone()).unwrap_or_default();

@@ -66,6 +66,8 @@ struct VolumesBody {
 #[derive(Deserialize)]
 struct Attachment {
     id: String,
+    #[serde(default)]
+    status: String,
     #[serde(default, alias = "volume_uuid")]
     volume_id: String,
     /// The server.
@@ -170,7 +172,11 @@ pub async fn volume_wait(state: &State, id: &str) -> Result<()> {
 /// An attachment of the same volume and server left by an earlier try is used.
 pub async fn attach(state: &State, server_id: &str, host: &str, row: &mut ServerVolume) -> Result<()> {
     let block = state.block()?;
-    let known = attachments_of(state, server_id).await?.into_iter().find(|a| a.volume_id == row.volume_id);
+    let mut known = attachments_of(state, server_id).await?.into_iter().find(|a| a.volume_id == row.volume_id);
+    // One that is in use (of a shelved server, on another host) cannot be connected a second time.
+    if let Some(old) = known.take_if(|a| a.status == "attached") {
+        detach(state, &old.id).await?;
+    }
     let id = match known {
         Some(a) => a.id,
         None => {

@@ -16,6 +16,11 @@ const REPORT_PERIOD: Duration = Duration::from_secs(20);
 /// After a failed report.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
+/// How long the start waits for a host.
+const FIRST_REPORT: Duration = Duration::from_secs(2);
+/// How long after a start nobody concludes anything from a host's silence.
+const FIRST_REPORTS: Duration = Duration::from_secs(60);
+
 /// Traits every host of ours has.
 const TRAITS: &[&str] = &[
     "COMPUTE_NODE", "COMPUTE_IMAGE_TYPE_QCOW2", "COMPUTE_IMAGE_TYPE_RAW", "COMPUTE_NET_ATTACH_INTERFACE",
@@ -39,9 +44,27 @@ impl State {
         self.views.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// Whether a host may still send its first report: the process has just begun.
+    pub fn hosts_expected(&self) -> bool {
+        self.env.now().since(self.started_at) < FIRST_REPORTS && self.host_views().len() < self.hosts.iter().count()
+    }
+
     pub fn host_view(&self, name: &str) -> Option<HostView> {
         self.views.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
+}
+
+/// Lets every host report once before the first request, within reason: what was interrupted goes on
+/// with the hosts known. A host that is late is asked again by [`report_forever`].
+pub(crate) async fn first_reports(state: &State) {
+    let all = state.hosts.iter().map(|(name, _)| async move {
+        match tokio::time::timeout(FIRST_REPORT, report(state, name)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::warn!(host = name, error = %e.chain(), "compute: host report failed"),
+            Err(_) => tracing::warn!(host = name, "compute: the host is slow to report"),
+        }
+    });
+    futures_util::future::join_all(all).await;
 }
 
 /// Reports one host for ever.
