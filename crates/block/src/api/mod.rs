@@ -61,6 +61,7 @@ const RULES: &[RuleDefault] = &[
     // Lists of all projects.
     RuleDefault::new("volume:get_all_tenants_hosts", personas::ADMIN, personas::PROJECT),
     RuleDefault::new("volume:force_delete", personas::ADMIN, personas::PROJECT),
+    RuleDefault::new("volume:multiattach_bootable_volume", personas::PROJECT_MEMBER_OR_ADMIN, personas::PROJECT),
     RuleDefault::new("volume:multiattach", personas::PROJECT_MEMBER_OR_ADMIN, personas::PROJECT),
 ];
 
