@@ -48,10 +48,8 @@ impl<'a, 't> Builder<'a, 't> {
         }
         let kind = match n.network_type.as_str() {
             "flat" => plane::NetworkKind::Flat { physical_network: n.physical_network.clone().unwrap_or_default() },
-            "vxlan" => {
-                let vni = n.segmentation_id.and_then(|v| u32::try_from(v).ok()).unwrap_or_default();
-                plane::NetworkKind::Vxlan { vni, local: None, peers: Vec::new() }
-            }
+            // Overlays have nobody to reach while there is one host, and a VXLAN device's identifier is
+            // the whole machine's: a second cloud on it would collide.
             _ => plane::NetworkKind::Local,
         };
         let mtu = u32::try_from(n.mtu).unwrap_or(1500);
