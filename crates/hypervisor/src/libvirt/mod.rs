@@ -193,7 +193,9 @@ impl Inner {
         self.conn.define(&xml).await
     }
 
-    async fn spawn(&self, spec: &GuestSpec, images: &dyn ImageSource) -> Result<()> {
+    /// What changes the host runs to its end even when the caller goes away: a delete that comes then
+    /// waits for the lock and finds everything there is.
+    async fn spawn(self: Arc<Self>, spec: &GuestSpec, images: &dyn ImageSource) -> Result<()> {
         // Checked before anything is made: a spec no host can run leaves nothing behind.
         xml::domain(spec, &self.disks.paths(&spec.id)?, &self.facts)?;
         // Fetched without the lock: a delete does not wait for an image.
@@ -201,8 +203,19 @@ impl Inner {
         if self.disks.stored_spec(&spec.id)?.is_none() {
             base = self.disks.base(&spec.root, images).await?;
         }
-        let lock = self.lock(&spec.id);
-        let _held = lock.lock().await;
+        let held = self.lock(&spec.id).lock_owned().await;
+        if base.is_none() && self.disks.stored_spec(&spec.id)?.is_none() {
+            base = self.disks.base(&spec.root, images).await?;
+        }
+        let spec = spec.clone();
+        let work = tokio::spawn(async move {
+            let _held = held;
+            self.spawn_locked(&spec, base).await
+        });
+        work.await.map_err(|e| Error::internal("the spawn broke off").caused_by(e))?
+    }
+
+    async fn spawn_locked(&self, spec: &GuestSpec, base: Option<Base>) -> Result<()> {
         match self.disks.stored_spec(&spec.id)? {
             Some(stored) if stored == *spec => match self.conn.lookup(&spec.id).await? {
                 Some(domain) if spec.running => self.start(&domain).await,
@@ -211,12 +224,7 @@ impl Inner {
             },
             // It existed before, so its disks stay even when it cannot be started now.
             Some(_) => self.apply(spec).await,
-            None => {
-                if base.is_none() {
-                    base = self.disks.base(&spec.root, images).await?;
-                }
-                self.spawn_new(spec, base).await
-            }
+            None => self.spawn_new(spec, base).await,
         }
     }
 
@@ -387,9 +395,6 @@ impl Inner {
                 self.destroy(id).await?;
             }
         }
-        let mut missing: Vec<&String> = known.iter().filter(|id| !domains.contains(*id)).collect();
-        missing.sort();
-        out.extend(missing.into_iter().map(|id| format!("guest {id}: not on this host")));
         Ok(out)
     }
 }
@@ -401,7 +406,7 @@ impl Hypervisor for LibvirtHost {
     }
 
     async fn spawn(&self, spec: &GuestSpec, images: &dyn ImageSource) -> Result<()> {
-        self.inner.spawn(spec, images).await
+        self.inner.clone().spawn(spec, images).await
     }
 
     async fn destroy(&self, guest_id: &str) -> Result<()> {
