@@ -50,9 +50,11 @@ pub fn settings(run: &RunArgs) -> Result<Settings> {
         let text = fs::read_to_string(path).map_err(|e| Error::invalid(format!("cannot read {}: {e}", path.display())))?;
         layers = layers.file(path.display().to_string(), text);
     }
-    // These two choose the directory and the file themselves and are no options.
-    let env = std::env::vars()
-        .filter(|(k, _)| k.starts_with("CAELUM_") && !matches!(k.as_str(), "CAELUM_DATA" | "CAELUM_CONFIG" | "CAELUM_CACHE"));
+    // These choose directories and files, or belong to the tests, and are no options.
+    let own = |k: &str| {
+        k.starts_with("CAELUM_") && !k.starts_with("CAELUM_TEST_") && !matches!(k, "CAELUM_DATA" | "CAELUM_CONFIG" | "CAELUM_CACHE" | "CAELUM_PROGRAM")
+    };
+    let env = std::env::vars().filter(|(k, _)| own(k));
     let mut cli = Vec::new();
     if let Some(h) = &run.hypervisor {
         cli.push(("hypervisor.driver".to_string(), h.clone()));
