@@ -3,7 +3,7 @@
 use crate::State;
 use crate::flows::shelve::{Shelve, Unshelve};
 use crate::flows::snapshot::Snapshot;
-use crate::logic::images;
+use crate::logic::{images, volume_image};
 use crate::logic::ops::{self, Begin};
 use crate::store::flavors::Flavor;
 use crate::store::servers::{self, ImageFacts, Server, ServerData, VmState};
@@ -80,7 +80,7 @@ pub async fn snapshot(state: &Arc<State>, auth: &Auth, s: &Server, b: Begin, nam
     ops::check(s, b.verb, b.states)?;
     ops::host(s)?;
     if s.volume_backed() {
-        return Err(Error::invalid("Images of servers that boot from a volume are made as snapshots of the volume."));
+        return volume_image::create(state, auth, s, b, name, more).await;
     }
     let record = images::snapshot_record(name, &s.id, auth.user_id(), s.image.as_ref(), more);
     let image_id = images::image_create(state, &auth.token, &record).await?;

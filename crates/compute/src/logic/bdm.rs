@@ -1,9 +1,10 @@
 //! Which disks a new server gets: `block_device_mapping_v2`.
 
 use crate::State;
+use crate::logic::images;
 use crate::logic::volumes::{self, DiskRequest, Source};
 use crate::store::servers::{ImageFacts, ServerVolume};
-use caelum_base::{Env, Error, Result, Secret};
+use caelum_base::{Env, Error, ErrorKind, Result, Secret};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -80,6 +81,7 @@ pub struct Asker<'a> {
     pub state: &'a State,
     pub env: &'a Env,
     pub token: &'a Secret<String>,
+    pub project_id: &'a str,
     pub multiattach: bool,
 }
 
@@ -153,7 +155,12 @@ async fn disk(a: &Asker<'_>, out: &mut Disks, b: &BdmIn, index: Option<i64>) -> 
             row.volume_id = volume.id;
             Source::Volume
         }
-        "image" => Source::Image { image_id: uuid()? },
+        "image" => {
+            let id = uuid()?;
+            let gone = |e: Error| if e.kind == ErrorKind::Invalid { bad(&format!("failed to get image {id}.")) } else { e };
+            images::image_of_user(a.state, a.token, a.project_id, &id).await.map_err(gone)?;
+            Source::Image { image_id: id }
+        }
         "snapshot" => {
             let id = uuid()?;
             let gone = |e: Error| if e.is_not_found() { bad(&format!("failed to get snapshot {id}.")) } else { e };

@@ -6,7 +6,7 @@ use crate::flows::create::{CreateServer, NicRequest};
 use crate::logic::bdm::{self, BdmIn, Disks};
 use crate::logic::nics::{self, NicsIn};
 use crate::logic::volumes::{DiskRequest, Source};
-use crate::logic::{images, network, scheduler};
+use crate::logic::{images, network, scheduler, volume_image};
 use crate::store::actions::{ActionEvent, InstanceAction};
 use crate::store::aggregates::Aggregate;
 use crate::store::flavors::{self, Flavor};
@@ -87,8 +87,17 @@ pub async fn servers_create(state: &Arc<State>, auth: &Auth, request_id: &str, n
 
 async fn find(state: &Arc<State>, auth: &Auth, project_id: &str, new: &NewServers) -> Result<Found> {
     let (flavor, public_key, group_id) = from_store(state, auth, project_id, new).await?;
-    let asker = bdm::Asker { state, env: &state.env, token: &auth.token, multiattach: new.multiattach };
+    let asker = bdm::Asker { state, env: &state.env, token: &auth.token, project_id, multiattach: new.multiattach };
     let mut disks = bdm::resolve(&asker, new.image_id.clone(), &new.disks).await?;
+    if let Some(id) = disks.image_id.clone() {
+        let image = images::image_of_user(state, &auth.token, project_id, &id).await?;
+        let mapped = volume_image::mapping(&image)?;
+        if !mapped.is_empty() {
+            let all: Vec<BdmIn> = mapped.into_iter().chain(new.disks.iter().cloned()).collect();
+            disks = bdm::resolve(&asker, None, &all).await?;
+            disks.boot_image = Some(ImageFacts { id: String::new(), size_bytes: 0, ..image });
+        }
+    }
     if new.max_count > 1 && disks.requests.iter().any(|d| d.source == Source::Volume) {
         return Err(Error::invalid("Cannot attach one or more volumes to multiple instances"));
     }

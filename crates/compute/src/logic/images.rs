@@ -127,6 +127,12 @@ pub async fn image_upload(state: &State, image_id: &str, file: &Path) -> Result<
     result
 }
 
+/// Uploads a few bytes as an image's data.
+pub async fn image_put(state: &State, image_id: &str, bytes: &'static [u8]) -> Result<()> {
+    let body = caelum_rest::full(bytes);
+    state.peers.image.put(format!("/v2/images/{image_id}/file")).stream(body, "application/octet-stream").done().await
+}
+
 /// Removes an image that a failed snapshot left.
 pub async fn image_delete(state: &State, image_id: &str) -> Result<()> {
     state.peers.image.delete(format!("/v2/images/{image_id}")).done_or_gone().await

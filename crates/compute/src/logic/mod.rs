@@ -20,5 +20,6 @@ pub mod keys;
 pub mod network;
 pub mod ops;
 pub mod scheduler;
+pub mod volume_image;
 pub mod volumes;
 pub mod x509;

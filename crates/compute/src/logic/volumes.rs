@@ -101,6 +101,17 @@ pub async fn snapshot_of_user(state: &State, token: &Secret<String>, id: &str) -
     Ok(body["snapshot"]["size"].as_i64().unwrap_or(0))
 }
 
+/// Makes a snapshot of a volume as the user, even while it is in use. Returns its id.
+pub async fn snapshot_create(state: &State, token: &Secret<String>, volume_id: &str, name: &str) -> Result<String> {
+    let body = json!({"snapshot": {"volume_id": volume_id, "name": name, "force": true}});
+    let made: Value = state.block()?.post("/v3/snapshots").as_user(token).json(&body).fetch().await?;
+    made["snapshot"]["id"].as_str().map(String::from).ok_or_else(|| Error::internal("block storage gave a snapshot without id"))
+}
+
+pub async fn snapshot_delete(state: &State, id: &str) -> Result<()> {
+    state.block()?.delete(format!("/v3/snapshots/{id}")).done_or_gone().await
+}
+
 async fn volume(state: &State, id: &str) -> Result<Volume> {
     let body: VolumeBody = state.block()?.get(format!("/v3/volumes/{id}")).fetch().await?;
     Ok(body.volume)
