@@ -11,7 +11,6 @@ use caelum_store::StoreUrl;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Service type, code name, path of the front door, path of the API below it, other types in the catalog.
 const SERVICES: &[(&str, &str, &str, &str, &[&str])] = &[
