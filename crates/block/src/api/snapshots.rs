@@ -24,7 +24,7 @@ pub const OPS: &[Op<State>] = &[
     Op::put("snapshot_update", "/snapshots/{id}", member("volume:update_snapshot"), h!(update)),
     Op::delete("snapshot_delete", "/snapshots/{id}", member("volume:delete_snapshot"), h!(delete)),
     Op::post("snapshot_reset_status", ACTION, admin("volume_extension:snapshot_admin_actions:reset_status"), h!(reset)).action("os-reset_status"),
-    Op::post("snapshot_update_status", ACTION, admin("snapshot_extension:snapshot_actions:update_snapshot_status"), h!(update_status))
+    Op::post("snapshot_update_status", ACTION, member("snapshot_extension:snapshot_actions:update_snapshot_status"), h!(update_status))
         .action("os-update_snapshot_status"),
     Op::post("snapshot_force_delete", ACTION, admin("volume_extension:snapshot_admin_actions:force_delete"), h!(force_delete))
         .action("os-force_delete"),
@@ -106,6 +106,10 @@ async fn create(mut cx: Ctx<State>) -> Result<Reply> {
     let body: Value = cx.json().await?;
     let m = forms::inner(&body, "snapshot")?;
     forms::only(&m, &["volume_id", "name", "description", "display_name", "display_description", "force", "metadata"])?;
+    // An explicit null names no volume, which is not found; a missing key is bad input.
+    if m.get("volume_id").is_some_and(Value::is_null) {
+        return Err(volume_missing("None"));
+    }
     let volume_id = forms::uuid("volume_id", m.get("volume_id").unwrap_or(&Value::Null))?;
     let name = forms::text("name", m.get("name").or_else(|| m.get("display_name")))?;
     let description = forms::text("description", m.get("description").or_else(|| m.get("display_description")))?;

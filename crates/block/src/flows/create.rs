@@ -5,7 +5,7 @@ use crate::State;
 use crate::driver::{Disk, Expected};
 use crate::logic::images;
 use crate::store::{Metadata, Volume};
-use caelum_base::{Result, is_uuid};
+use caelum_base::{Error, Result, is_uuid};
 use caelum_flow::{Cause, Failure, Flow, Step, StepCx};
 use caelum_safeio::inspect::Format;
 use caelum_store::Tx;
@@ -33,6 +33,9 @@ pub struct CreateVolume {
     pub source: Source,
     /// Longest the flow may take, in seconds.
     pub timeout_secs: u64,
+    /// Why the backend cannot make a volume of this type, if it cannot.
+    #[serde(default)]
+    pub refusal: Option<String>,
     /// What the image said, once it was asked.
     #[serde(default)]
     pub image_metadata: Metadata,
@@ -81,13 +84,22 @@ impl Flow<State> for CreateVolume {
             resource_type: "VOLUME",
             resource_uuid: &self.volume_id,
             event: if matches!(self.source, Source::Image { .. }) { "VOLUME_VOLUME_005_001" } else { "VOLUME_VOLUME_001_001" },
-            doing: if matches!(self.source, Source::Image { .. }) { "copy image to volume" } else { "create volume" },
+            doing: if self.refusal.is_some() {
+                "schedule allocate volume"
+            } else if matches!(self.source, Source::Image { .. }) {
+                "copy image to volume"
+            } else {
+                "create volume"
+            },
         };
         report(tx, cx, &failed, failure)
     }
 }
 
 async fn make_data(cx: StepCx<State>, mut flow: CreateVolume) -> Result<CreateVolume> {
+    if let Some(why) = &flow.refusal {
+        return Err(Error::conflict(why.clone()));
+    }
     let disk = flow.disk();
     match flow.source.clone() {
         Source::Blank => cx.driver.create_blank(&disk).await?,

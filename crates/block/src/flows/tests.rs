@@ -55,6 +55,7 @@ fn create() -> CreateVolume {
         bytes: 1 << 20,
         source: Source::Blank,
         timeout_secs: 60,
+        refusal: None,
         image_metadata: Metadata::new(),
     }
 }

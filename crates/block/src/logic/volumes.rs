@@ -140,6 +140,7 @@ pub async fn create(state: &State, caller: &Caller, new: NewVolume) -> Result<St
                 bytes: v.bytes(),
                 source: origin.source,
                 timeout_secs: options.data_timeout.as_secs(),
+                refusal: types::unmet(&kind).map(|_| "Could not find any available weighted backend.".to_string()),
                 image_metadata: Metadata::new(),
             };
             flows.start(tx, &v.id, &v.project_id, &flow)?;
