@@ -95,6 +95,26 @@ fn plane_config(settings: &Settings, env: &Env, metadata: SocketAddr, secret: Se
     Ok(PlaneConfig { run_dir, tag, physical: BTreeMap::from([(PUBLIC.to_string(), physical)]), metadata, metadata_secret: secret })
 }
 
+/// Another cloud or network of this machine that uses the external range already: traffic to floating
+/// IPs would go there.
+fn range_is_free(config: &PlaneConfig, cidr: ipnet::IpNet) -> Result<()> {
+    if !matches!(config.physical.get(PUBLIC), Some(PhysicalNetwork::OwnBridge { .. })) {
+        return Ok(());
+    }
+    let all = nix::ifaddrs::getifaddrs().map_err(|e| Error::unavailable("network interfaces").caused_by(e))?;
+    for i in all.filter(|i| !i.interface_name.contains(&config.tag)) {
+        let v4 = i.address.as_ref().and_then(|a| a.as_sockaddr_in()).map(|a| std::net::IpAddr::V4(a.ip()));
+        let v6 = i.address.as_ref().and_then(|a| a.as_sockaddr_in6()).map(|a| std::net::IpAddr::V6(a.ip()));
+        if v4.or(v6).is_some_and(|a| cidr.contains(&a)) {
+            return Err(Error::conflict(format!(
+                "the external network {cidr} is in use by {} of this machine; choose another with network.public_cidr and network.public_gateway",
+                i.interface_name
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Opens the machine as configuration says.
 pub async fn open(settings: &Settings, env: &Env, metadata: SocketAddr, secret: Secret<String>) -> Result<Host> {
     let driver = settle_driver(settings)?;
@@ -103,7 +123,9 @@ pub async fn open(settings: &Settings, env: &Env, metadata: SocketAddr, secret: 
         Arc::new(SimPlane::new())
     } else {
         need_root("a real network")?;
-        let plane = LinuxPlane::new(plane_config(settings, env, metadata, secret)?);
+        let config = plane_config(settings, env, metadata, secret)?;
+        range_is_free(&config, public_range(settings)?.0)?;
+        let plane = LinuxPlane::new(config);
         let missing = plane.check().await;
         if !missing.is_empty() {
             return Err(Error::unavailable(missing.join("\n  ")));
