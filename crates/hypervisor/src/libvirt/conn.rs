@@ -162,9 +162,13 @@ impl Conn {
         Domain::read(&mut Reader::new(&reply))
     }
 
-    /// Starts the domain; a saved memory image is restored.
+    /// Starts the domain; a saved memory image is restored. One that runs is no error: a process that
+    /// died may have asked for it, and the daemon finished that in the meantime.
     pub async fn create(&self, domain: &Domain) -> Result<()> {
-        self.act(p::DOMAIN_CREATE_WITH_FLAGS, domain.args().u32(0)).await.map(drop)
+        match self.act(p::DOMAIN_CREATE_WITH_FLAGS, domain.args().u32(0)).await {
+            Err(e) if e.is_conflict() && self.state(domain).await.is_ok_and(|s| s.0 == state::RUNNING) => Ok(()),
+            other => other.map(drop),
+        }
     }
 
     /// Ends the QEMU process.

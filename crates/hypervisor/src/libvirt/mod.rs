@@ -139,6 +139,9 @@ impl LibvirtHost {
     }
 }
 
+/// Rounds of ending and forgetting a domain; one does unless a start is under way.
+const REMOVE_TRIES: u32 = 4;
+
 /// Work of ours that shows in a guest's state without being news.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Busy {
@@ -260,11 +263,24 @@ impl Inner {
 
     /// Ends and forgets the domain; its files stay.
     async fn remove_domain(&self, id: &str) -> Result<()> {
-        let Some(domain) = self.conn.lookup(id).await? else { return Ok(()) };
-        self.force_off(&domain).await?;
-        match self.conn.undefine(&domain).await {
-            Err(e) if !e.is_not_found() => Err(e),
-            _ => Ok(()),
+        let gone = |e: &Error| e.is_conflict() || e.is_not_found();
+        for _ in 0..REMOVE_TRIES {
+            let Some(domain) = self.conn.lookup(id).await? else { return Ok(()) };
+            self.force_off(&domain).await?;
+            // A start that a process asked for before it died may be under way and not show yet;
+            // undefined in that moment the domain would run on without a definition.
+            match self.conn.destroy(&domain).await {
+                Err(e) if !gone(&e) => return Err(e),
+                _ => {}
+            }
+            match self.conn.undefine(&domain).await {
+                Err(e) if !e.is_not_found() => return Err(e),
+                _ => {}
+            }
+        }
+        match self.conn.lookup(id).await? {
+            None => Ok(()),
+            Some(_) => Err(Error::unavailable(format!("Instance {id} does not go away."))),
         }
     }
 
