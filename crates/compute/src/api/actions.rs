@@ -43,6 +43,7 @@ pub const OPS: &[Op<State>] = &[
     Op::post("server_console_log", PATH, member("os_compute_api:os-console-output"), h!(console_log)).action("os-getConsoleOutput"),
     Op::post("server_rebuild", PATH, member("os_compute_api:servers:rebuild"), h!(rebuild)).action("rebuild").max_body(1 << 20),
     Op::post("server_create_image", PATH, member("os_compute_api:servers:create_image"), h!(create_image)).action("createImage"),
+    Op::post("server_create_backup", PATH, member("os_compute_api:os-create-backup"), h!(create_backup)).action("createBackup"),
     Op::post("server_resize", PATH, member("os_compute_api:servers:resize"), h!(resize)).action("resize"),
     Op::post("server_confirm_resize", PATH, member("os_compute_api:servers:confirm_resize"), h!(confirm)).action("confirmResize"),
     Op::post("server_revert_resize", PATH, member("os_compute_api:servers:revert_resize"), h!(revert)).action("revertResize"),
@@ -344,6 +345,49 @@ async fn create_image(mut cx: Ctx<State>) -> Result<Reply> {
     }
     // The id alone counts; the address is this service's own image proxy.
     Ok(Reply::empty(202).header("location", format!("{}/images/{image_id}", cx.base_url)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BackupBody {
+    #[serde(rename = "createBackup")]
+    inner: BackupIn,
+}
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BackupIn {
+    name: String,
+    backup_type: String,
+    rotation: wire::LooseInt,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+}
+
+async fn create_backup(mut cx: Ctx<State>) -> Result<Reply> {
+    let s = lookup_unlocked(&cx).await?;
+    let b: BackupBody = cx.json().await?;
+    let name = wire::name("name", &b.inner.name)?;
+    wire::metadata(&b.inner.metadata)?;
+    let keep = usize::try_from(b.inner.rotation.0).map_err(|_| Error::invalid("Invalid input for field/attribute rotation."))?;
+    if s.volume_backed() {
+        return Err(Error::invalid("Backup is not supported for volume-backed instances."));
+    }
+    let mut more: Map<String, Value> = b.inner.metadata.into_iter().map(|(k, v)| (k, json!(v))).collect();
+    more.insert("image_type".into(), json!("backup"));
+    more.insert("backup_type".into(), json!(b.inner.backup_type));
+    const STATES: &[VmState] = &[VmState::Active, VmState::Stopped, VmState::Paused, VmState::Suspended];
+    let begin = begin(&cx, &s, "createBackup", "compute_backup_instance", "createBackup", STATES, Some(Task::ImageSnapshot));
+    let image_id = if keep == 0 {
+        None
+    } else {
+        Some(actions::snapshot(&cx.state, cx.auth(), &s, begin, &name, &more).await?)
+    };
+    images::rotate_backups(&cx.state, &cx.auth().token, &s.id, &b.inner.backup_type, keep).await?;
+    match image_id {
+        Some(id) if cx.version >= Version(2, 45) => Reply::json(202, &json!({"image_id": id})),
+        Some(id) => Ok(Reply::empty(202).header("location", format!("{}/images/{id}", cx.base_url))),
+        None => Ok(Reply::empty(202)),
+    }
 }
 
 #[derive(Deserialize)]

@@ -131,9 +131,9 @@ async fn from_store(state: &State, auth: &Auth, project_id: &str, new: &NewServe
         Some(Value::String(id)) if is_uuid(id) => Some(id.clone()),
         Some(v) => return Err(Error::invalid(format!("Server group scheduler hint must be a UUID, not {v}."))),
     };
-    let hosts = state.host_views();
+    let hosts: Vec<String> = state.hosts.iter().map(|(name, _)| name.clone()).collect();
     let forced = new.forced_host.clone().or_else(|| new.requested_host.clone());
-    if let Some(h) = forced.filter(|h| !hosts.iter().any(|v| v.name == *h)) {
+    if let Some(h) = forced.filter(|h| !hosts.contains(h)) {
         return Err(Error::invalid(format!("Compute host {h} could not be found.")));
     }
     state

@@ -94,6 +94,18 @@ pub async fn image_create(state: &State, token: &Secret<String>, record: &Value)
     body["id"].as_str().map(String::from).ok_or_else(|| Error::internal("the image service gave no id"))
 }
 
+/// Removes a server's oldest backups of one type beyond `keep`, as the user.
+pub async fn rotate_backups(state: &State, token: &Secret<String>, server_id: &str, kind: &str, keep: usize) -> Result<()> {
+    let path = "/v2/images?image_type=backup&visibility=private&sort_key=created_at&sort_dir=desc&limit=1000";
+    let body: Value = state.peers.image.get(format!("{path}&instance_uuid={server_id}")).as_user(token).fetch().await?;
+    let all = body["images"].as_array().into_iter().flatten();
+    let mine = all.filter(|i| i["instance_uuid"] == server_id && i["backup_type"] == kind);
+    for id in mine.skip(keep).filter_map(|i| i["id"].as_str()) {
+        state.peers.image.delete(format!("/v2/images/{id}")).as_user(token).done_or_gone().await?;
+    }
+    Ok(())
+}
+
 /// Uploads a file as an image's data.
 pub async fn image_upload(state: &State, image_id: &str, file: &Path) -> Result<()> {
     let (tx, body) = caelum_rest::stream_channel(8);

@@ -138,6 +138,10 @@ pub async fn choose(state: &State, req: &Request) -> Result<Vec<Candidate>> {
         state.peers.placement.get(candidates_path(req, &amounts)).fetch().await?
     };
     let views: Vec<HostView> = state.host_views();
+    if views.is_empty() && state.hosts.iter().next().is_some() {
+        // Just started: nobody can say yet that there is no room.
+        return Err(Error::unavailable("No compute host has reported yet."));
+    }
     if amounts.is_empty() {
         // A server that needs nothing fits anywhere.
         let all = views.iter().map(|v| AllocationRequest { allocations: [(v.provider_id.clone(), Value::Null)].into() });
@@ -434,9 +438,9 @@ pub async fn release(state: &State, server_id: &str) -> Result<()> {
     state.peers.placement.delete(format!("/allocations/{server_id}")).done_or_gone().await
 }
 
-/// Zones that exist and have an enabled host.
-pub fn zones(aggregates: &[Aggregate], hosts: &[HostView]) -> BTreeSet<String> {
-    hosts.iter().map(|h| zone_of(aggregates, &h.name)).collect()
+/// Zones that exist: those with a host.
+pub fn zones(aggregates: &[Aggregate], hosts: &[String]) -> BTreeSet<String> {
+    hosts.iter().map(|h| zone_of(aggregates, h)).collect()
 }
 
 /// The zone of a host.
