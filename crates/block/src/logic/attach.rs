@@ -135,7 +135,13 @@ pub fn remove(tx: &mut Tx<'_>, id: &str, now: Timestamp) -> Result<()> {
     let Some(a) = tx.get::<Attachment>(id)? else { return Ok(()) };
     tx.delete(&a)?;
     match tx.get::<Volume>(&a.volume_id)? {
-        Some(mut v) => settle(tx, &mut v, now),
+        Some(mut v) => {
+            // A volume with a user was whole; the error was about the attachment, which is gone.
+            if v.status == "error" {
+                v.status = "detaching".into();
+            }
+            settle(tx, &mut v, now)
+        }
         None => Ok(()),
     }
 }

@@ -210,6 +210,8 @@ async fn the_old_way_to_attach_works() {
     assert_eq!(w.call("member", "POST", &path, Some(body)).await.0, 202);
     let (_, v) = w.call("member", "GET", &format!("/v3/volumes/{id}"), None).await;
     assert_eq!((&v["volume"]["status"], &v["volume"]["attachments"][0]["device"]), (&json!("in-use"), &json!("/dev/vdb")));
+    // Also from an error that an administrator set.
+    assert_eq!(w.call("admin", "POST", &path, Some(json!({"os-reset_status": {"status": "error"}}))).await.0, 202);
     assert_eq!(w.call("member", "POST", &path, Some(json!({"os-detach": {}}))).await.0, 202);
     assert_eq!(w.status(&id).await, "available");
 }
@@ -259,4 +261,60 @@ async fn a_volume_becomes_an_image() {
     }
     drop(all);
     assert_eq!(w.files(), [format!("volume-{id}")]);
+}
+
+#[tokio::test]
+async fn a_transfer_needs_the_key_and_moves_the_volume() {
+    let w = world().await;
+    let id = w.volume("member", json!({})).await;
+    let (status, body) = w.call("member", "POST", "/v3/volume-transfers", Some(json!({"transfer": {"volume_id": id}}))).await;
+    assert_eq!(status, 202, "{body}");
+    let t = &body["transfer"];
+    let path = format!("/v3/volume-transfers/{}", t["id"].as_str().unwrap());
+    assert_eq!(w.status(&id).await, "awaiting-transfer");
+    assert_eq!(w.call("other", "GET", &path, None).await.0, 404);
+    let accept = |key: &Value| json!({"accept": {"auth_key": key}});
+    assert_eq!(w.call("other", "POST", &format!("{path}/accept"), Some(accept(&json!("0000")))).await.0, 400);
+    assert_eq!(w.call("other", "POST", &format!("{path}/accept"), Some(accept(&t["auth_key"]))).await.0, 202);
+    assert_eq!(w.call("member", "GET", &format!("/v3/volumes/{id}"), None).await.0, 404);
+    assert_eq!(w.call("other", "GET", &format!("/v3/volumes/{id}"), None).await.1["volume"]["status"], "available");
+}
+
+#[tokio::test]
+async fn a_backup_brings_the_bytes_back() {
+    let w = world().await;
+    w.images.add(IMAGE, "raw", b"precious", b"precious");
+    let id = w.volume("member", json!({"imageRef": IMAGE, "metadata": {"k": "v"}})).await;
+    let (status, body) = w.call("member", "POST", "/v3/backups", Some(json!({"backup": {"volume_id": id}}))).await;
+    assert_eq!(status, 202, "{body}");
+    let path = format!("/v3/backups/{}", body["backup"]["id"].as_str().unwrap());
+    w.idle().await;
+    assert_eq!(w.call("other", "POST", &format!("{path}/restore"), Some(json!({"restore": {}}))).await.0, 404);
+    let (status, body) = w.call("member", "POST", &format!("{path}/restore"), Some(json!({"restore": {}}))).await;
+    assert_eq!(status, 202, "{body}");
+    w.idle().await;
+    let restored = body["restore"]["volume_id"].as_str().unwrap();
+    assert_eq!(w.read(&format!("volume-{restored}"), 8), b"precious");
+    let (_, v) = w.call("member", "GET", &format!("/v3/volumes/{restored}"), None).await;
+    assert_eq!((&v["volume"]["status"], &v["volume"]["bootable"], &v["volume"]["metadata"]["k"]), (&json!("available"), &json!("true"), &json!("v")));
+    assert_eq!(w.call("member", "DELETE", &path, None).await.0, 202);
+    w.idle().await;
+    assert!(!w.files().iter().any(|f| f.starts_with("backup")));
+}
+
+#[tokio::test]
+async fn quotas_can_be_set_and_are_reported() {
+    let w = world().await;
+    let path = format!("/v3/os-quota-sets/{P1}");
+    assert_eq!(w.call("member", "PUT", &path, Some(json!({"quota_set": {"volumes": 1}}))).await.0, 403);
+    assert_eq!(w.call("admin", "PUT", &path, Some(json!({"quota_set": {"nonsense": 1}}))).await.0, 400);
+    let (status, body) = w.call("admin", "PUT", &path, Some(json!({"quota_set": {"volumes": 1, "gigabytes_file": 1}}))).await;
+    assert_eq!((status, &body["quota_set"]["volumes"]), (200, &json!(1)));
+    w.volume("member", json!({})).await;
+    let (status, body) = w.call("member", "POST", "/v3/volumes", Some(json!({"volume": {"size": 1}}))).await;
+    assert_eq!(status, 413, "{body}");
+    let (_, body) = w.call("member", "GET", &format!("{path}?usage=True"), None).await;
+    assert_eq!(body["quota_set"]["gigabytes_file"], json!({"limit": 1, "in_use": 1, "reserved": 0}));
+    assert_eq!(w.call("other", "GET", &path, None).await.0, 403);
+    assert_eq!(w.call("member", "GET", "/v3/limits", None).await.1["limits"]["absolute"]["totalVolumesUsed"], 1);
 }
