@@ -407,7 +407,7 @@ struct ResizeIn {
 async fn resize(mut cx: Ctx<State>) -> Result<Reply> {
     let s = lookup_unlocked(&cx).await?;
     let body: ResizeBody = cx.json().await?;
-    disk_config(body.resize.disk_config)?;
+    let disk_config = body.resize.disk_config.map(|d| disk_config(Some(d))).transpose()?;
     let flavor_id = body.resize.flavor.0;
     let (project, admin) = (cx.auth().creds.project_id.clone(), cx.auth().is_admin());
     let id = s.id.clone();
@@ -420,6 +420,9 @@ async fn resize(mut cx: Ctx<State>) -> Result<Reply> {
         let more = |a: i64, b: i64| (b - a).max(0);
         let deltas = quota::Usage { instances: 0, cores: more(s.flavor.vcpus, new.vcpus), ram_mb: more(s.flavor.ram_mb, new.ram_mb) };
         quota::check(tx, &s.project_id, deltas)?;
+        if let Some(d) = &disk_config {
+            s.disk_config.clone_from(d);
+        }
         Ok(ResizeServer {
             server_id: id.clone(),
             action_id: action_id.to_string(),

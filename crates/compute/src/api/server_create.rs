@@ -157,17 +157,7 @@ fn read(cx: &Ctx<State>, body: Body) -> Result<NewServers> {
     if hostname.is_some() && max_count > 1 && cx.version < Version(2, 94) {
         return Err(Error::invalid("hostname cannot be specified when creating multiple instances."));
     }
-    let networks = match s.networks {
-        None if cx.version >= Version(2, 37) => {
-            return Err(Error::invalid("Invalid input for field/attribute server. 'networks' is a required property"));
-        }
-        None => NicsIn::Default,
-        Some(NetworksIn::Word(w)) if cx.version >= Version(2, 37) && w == "auto" => NicsIn::Auto,
-        Some(NetworksIn::Word(w)) if cx.version >= Version(2, 37) && w == "none" => NicsIn::None,
-        Some(NetworksIn::Word(w)) => return Err(Error::invalid(format!("Invalid input for field/attribute networks. Value: {w}."))),
-        Some(NetworksIn::List(l)) if l.is_empty() => NicsIn::Default,
-        Some(NetworksIn::List(l)) => NicsIn::List(l),
-    };
+    let networks = networks(cx, s.networks)?;
     let nic_tags = matches!(&networks, NicsIn::List(l) if l.iter().any(|n| n.tag.is_some()));
     let disk_tags = s.block_device_mapping_v2.iter().flatten().any(|b| b.tag.is_some());
     gate(cx, "tag", nic_tags || disk_tags, 32, u32::MAX)?;
@@ -198,6 +188,21 @@ fn read(cx: &Ctx<State>, body: Body) -> Result<NewServers> {
         zero_disk: cx.allows("os_compute_api:servers:create:zero_disk_flavor", &own),
         multiattach: cx.version >= Version(2, 60),
         external_networks: cx.allows("network:attach_external_network", &own),
+    })
+}
+
+/// What the body says about networks; from 2.37 it must say something.
+fn networks(cx: &Ctx<State>, given: Option<NetworksIn>) -> Result<NicsIn> {
+    Ok(match given {
+        None if cx.version >= Version(2, 37) => {
+            return Err(Error::invalid("Invalid input for field/attribute server. 'networks' is a required property"));
+        }
+        None => NicsIn::Default,
+        Some(NetworksIn::Word(w)) if cx.version >= Version(2, 37) && w == "auto" => NicsIn::Auto,
+        Some(NetworksIn::Word(w)) if cx.version >= Version(2, 37) && w == "none" => NicsIn::None,
+        Some(NetworksIn::Word(w)) => return Err(Error::invalid(format!("Invalid input for field/attribute networks. Value: {w}."))),
+        Some(NetworksIn::List(l)) if l.is_empty() => NicsIn::Default,
+        Some(NetworksIn::List(l)) => NicsIn::List(l),
     })
 }
 

@@ -1,6 +1,6 @@
 //! `GET /servers` and `/servers/detail`: filters, sorting, paging.
 
-use super::views::{Kind, Viewer};
+use super::views::{Kind, ServerView, Viewer};
 use crate::State;
 use crate::store::servers::{Server, ServerData};
 use caelum_base::{Error, Result, Timestamp};
@@ -8,6 +8,7 @@ use caelum_policy::Target;
 use caelum_rest::{Ctx, Page, Reply, Version, next_link};
 use caelum_store::{Dir, Filter, Query, Tx, Value as Sql};
 use regex_lite::{Regex, RegexBuilder};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -26,17 +27,23 @@ pub async fn server_list(cx: Ctx<State>) -> Result<Reply> {
 pub async fn server_list_detail(cx: Ctx<State>) -> Result<Reply> {
     let (servers, next) = select(&cx, "os_compute_api:servers:detail:get_all_tenants").await?;
     let view = Viewer::of(&cx);
-    let list: Vec<Value> = servers.iter().map(|(s, d)| view.server(s, Kind::List, d.as_deref())).collect();
+    let list: Vec<ServerView<'_>> = servers.iter().map(|(s, d)| view.server(s, Kind::List, d.as_deref())).collect();
     answer(list, next, &cx, "/v2.1/servers/detail")
 }
 
-fn answer(list: Vec<Value>, next: Option<String>, cx: &Ctx<State>, path: &str) -> Result<Reply> {
-    let mut body = json!({"servers": list});
-    if let Some(marker) = next {
+#[derive(Serialize)]
+struct Answer<T> {
+    servers: Vec<T>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    servers_links: Option<Value>,
+}
+
+fn answer<T: Serialize>(servers: Vec<T>, next: Option<String>, cx: &Ctx<State>, path: &str) -> Result<Reply> {
+    let servers_links = next.map(|marker| {
         let href = next_link(&format!("{}{path}", cx.base_url), &cx.query, &marker);
-        body["servers_links"] = json!([{"rel": "next", "href": href}]);
-    }
-    Reply::ok(&body)
+        json!([{"rel": "next", "href": href}])
+    });
+    Reply::ok(&Answer { servers, servers_links })
 }
 
 type Row = (Server, Option<String>);
@@ -59,7 +66,8 @@ async fn select(cx: &Ctx<State>, all_rule: &'static str) -> Result<(Vec<Row>, Op
     if let Some(p) = scope {
         want.query = want.query.eq("project_id", p);
     }
-    if want.impossible {
+    // Unlike other lists, a limit of 0 means nothing here.
+    if want.impossible || cx.query.get("limit") == Some("0") {
         return Ok((Vec::new(), None));
     }
     want.query.marker.clone_from(&page.marker);

@@ -1,11 +1,14 @@
 //! Servers as the API shows them, per microversion.
 
 use crate::State;
-use crate::store::servers::{Server, ServerPort, VmState};
+use crate::store::servers::{Server, VmState};
 use caelum_policy::Target;
 use caelum_rest::{Ctx, Version};
+use serde::ser::{SerializeMap, Serializer};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha224};
+use std::collections::BTreeMap;
 
 /// How much of a server an answer carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,145 +53,236 @@ impl Viewer {
         json!({"id": s.id, "name": s.name, "links": self.links("servers", &s.id)})
     }
 
-    pub fn links(&self, kind: &str, id: &str) -> Value {
-        json!([
-            {"rel": "self", "href": format!("{}/v2.1/{kind}/{id}", self.base)},
-            {"rel": "bookmark", "href": format!("{}/{kind}/{id}", self.base)},
-        ])
+    pub fn links(&self, kind: &str, id: &str) -> [Link; 2] {
+        let [bookmark] = self.bookmark(kind, id);
+        [Link { href: [&self.base, "/v2.1/", kind, "/", id].concat(), rel: "self" }, bookmark]
     }
 
-    fn bookmark(&self, kind: &str, id: &str) -> Value {
-        json!([{"rel": "bookmark", "href": format!("{}/{kind}/{id}", self.base)}])
+    fn bookmark(&self, kind: &str, id: &str) -> [Link; 1] {
+        [Link { href: [&self.base, "/", kind, "/", id].concat(), rel: "bookmark" }]
     }
 
     /// One server. `user_data` is read by the caller only where the version shows it.
-    pub fn server(&self, s: &Server, kind: Kind, user_data: Option<&str>) -> Value {
+    pub fn server<'a>(&'a self, s: &'a Server, kind: Kind, user_data: Option<&'a str>) -> ServerView<'a> {
         let full = matches!(kind, Kind::Full | Kind::List) || self.since(75);
-        let mut out = self.common(s, full);
-        self.by_version(&mut out, s, kind, user_data);
-        if full {
-            self.extensions(&mut out, s, user_data);
-        }
-        if kind == Kind::Rebuild {
-            // There it is called `user_data`.
-            out.remove("OS-EXT-SRV-ATTR:user_data");
-        }
-        Value::Object(out)
+        ServerView { v: self, s, kind, full, user_data }
     }
+}
 
-    fn common(&self, s: &Server, full: bool) -> Map<String, Value> {
-        let status = s.status();
-        let mut out = object(json!({
-            "id": s.id, "name": s.name, "status": status, "tenant_id": s.project_id, "user_id": s.user_id,
-            "metadata": s.metadata, "hostId": host_id(s), "image": self.image(s), "flavor": self.flavor(s),
-            "created": s.created_at.iso_z(), "updated": s.updated_at.iso_z(), "addresses": addresses(s, full),
-            "accessIPv4": s.access_ipv4, "accessIPv6": s.access_ipv6, "links": self.links("servers", &s.id),
-            "OS-DCF:diskConfig": s.disk_config,
-        }));
-        if matches!(status, "ACTIVE" | "BUILD" | "REBUILD" | "RESIZE" | "VERIFY_RESIZE") {
-            out.insert("progress".into(), json!(0));
+/// A server on its way into an answer: written straight from the row, because lists are long. Keys
+/// are written in alphabetical order, as everywhere.
+pub struct ServerView<'a> {
+    v: &'a Viewer,
+    s: &'a Server,
+    kind: Kind,
+    /// With the fields of what once were extensions.
+    full: bool,
+    user_data: Option<&'a str>,
+}
+
+impl Serialize for ServerView<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut m = to.serialize_map(None)?;
+        m.serialize_entry("OS-DCF:diskConfig", &self.s.disk_config)?;
+        if self.full {
+            self.extensions(&mut m)?;
         }
-        if let (Some(f), "ERROR" | "DELETED") = (&s.fault, status) {
-            let mut fault = json!({"code": f.code, "created": f.created.iso_z(), "message": f.message});
-            if !f.details.is_empty() && (self.admin || f.code != 500) {
-                fault["details"] = json!(f.details);
+        self.first_half(&mut m)?;
+        self.second_half(&mut m)?;
+        m.end()
+    }
+}
+
+impl ServerView<'_> {
+    fn extensions<M: SerializeMap>(&self, m: &mut M) -> Result<(), M::Error> {
+        let (v, s) = (self.v, self.s);
+        m.serialize_entry("OS-EXT-AZ:availability_zone", &s.zone)?;
+        if v.extended {
+            m.serialize_entry("OS-EXT-SRV-ATTR:host", &s.host)?;
+            if v.since(3) {
+                m.serialize_entry("OS-EXT-SRV-ATTR:hostname", &s.hostname)?;
             }
-            out.insert("fault".into(), fault);
-        }
-        out
-    }
-
-    /// Fields that came with a version, in every kind of answer.
-    fn by_version(&self, out: &mut Map<String, Value>, s: &Server, kind: Kind, user_data: Option<&str>) {
-        let mut add = |minor: u32, name: &str, value: Value| {
-            if self.since(minor) {
-                out.insert(name.to_string(), value);
+            m.serialize_entry("OS-EXT-SRV-ATTR:hypervisor_hostname", &s.host)?;
+            m.serialize_entry("OS-EXT-SRV-ATTR:instance_name", &s.domain())?;
+            if v.since(3) {
+                m.serialize_entry("OS-EXT-SRV-ATTR:kernel_id", "")?;
+                m.serialize_entry("OS-EXT-SRV-ATTR:launch_index", &s.launch_index)?;
+                m.serialize_entry("OS-EXT-SRV-ATTR:ramdisk_id", "")?;
+                m.serialize_entry("OS-EXT-SRV-ATTR:reservation_id", &s.reservation_id)?;
+                m.serialize_entry("OS-EXT-SRV-ATTR:root_device_name", &root_device(s))?;
+                // A rebuild calls it `user_data`.
+                if self.kind != Kind::Rebuild {
+                    m.serialize_entry("OS-EXT-SRV-ATTR:user_data", &self.user_data)?;
+                }
             }
-        };
-        add(9, "locked", json!(s.lock.is_some()));
-        add(19, "description", json!(s.description));
-        add(26, "tags", json!(s.tags));
-        add(63, "trusted_image_certificates", Value::Null);
-        add(73, "locked_reason", json!(s.lock.as_ref().and_then(|l| l.reason.clone())));
-        add(96, "pinned_availability_zone", json!(s.pinned_zone));
-        add(100, "scheduler_hints", json!(s.scheduler_hints));
-        if kind != Kind::List {
-            add(71, "server_groups", json!(s.group_id.iter().collect::<Vec<_>>()));
+        } else if v.since(90) {
+            m.serialize_entry("OS-EXT-SRV-ATTR:hostname", &s.hostname)?;
         }
-        if kind == Kind::Rebuild {
-            add(54, "key_name", json!(s.key_name));
-            add(57, "user_data", json!(user_data));
-        }
+        m.serialize_entry("OS-EXT-STS:power_state", &s.power.number())?;
+        m.serialize_entry("OS-EXT-STS:task_state", &s.task.map(|t| t.name()))?;
+        m.serialize_entry("OS-EXT-STS:vm_state", s.state.name())?;
+        m.serialize_entry("OS-SRV-USG:launched_at", &s.launched_at.map(|t| t.iso_micros()))?;
+        m.serialize_entry("OS-SRV-USG:terminated_at", &())
     }
 
-    fn extensions(&self, out: &mut Map<String, Value>, s: &Server, user_data: Option<&str>) {
-        let device = root_device(s);
-        let launched = s.launched_at.map(|t| t.iso_micros());
-        let more = json!({
-            "key_name": s.key_name, "config_drive": if s.config_drive { "True" } else { "" },
-            "OS-SRV-USG:launched_at": launched, "OS-SRV-USG:terminated_at": null,
-            "OS-EXT-AZ:availability_zone": s.zone,
-            "OS-EXT-STS:task_state": s.task.map(|t| t.name()), "OS-EXT-STS:vm_state": s.state.name(),
-            "OS-EXT-STS:power_state": s.power.number(), "os-extended-volumes:volumes_attached": self.volumes(s),
-        });
-        out.extend(object(more));
-        if !s.security_groups.is_empty() && s.state != VmState::Error {
-            let list: Vec<Value> = s.security_groups.iter().map(|g| json!({"name": g})).collect();
-            out.insert("security_groups".into(), json!(list));
+    /// `accessIPv4` to `links`.
+    fn first_half<M: SerializeMap>(&self, m: &mut M) -> Result<(), M::Error> {
+        let (v, s) = (self.v, self.s);
+        m.serialize_entry("accessIPv4", &s.access_ipv4)?;
+        m.serialize_entry("accessIPv6", &s.access_ipv6)?;
+        m.serialize_entry("addresses", &addresses(s, self.full))?;
+        if self.full {
+            m.serialize_entry("config_drive", if s.config_drive { "True" } else { "" })?;
         }
-        if self.extended {
-            let node = s.host.clone();
-            out.extend(object(json!({
-                "OS-EXT-SRV-ATTR:host": s.host, "OS-EXT-SRV-ATTR:hypervisor_hostname": node,
-                "OS-EXT-SRV-ATTR:instance_name": s.domain(),
-            })));
-            if self.since(3) {
-                out.extend(object(json!({
-                    "OS-EXT-SRV-ATTR:reservation_id": s.reservation_id, "OS-EXT-SRV-ATTR:launch_index": s.launch_index,
-                    "OS-EXT-SRV-ATTR:hostname": s.hostname, "OS-EXT-SRV-ATTR:kernel_id": "", "OS-EXT-SRV-ATTR:ramdisk_id": "",
-                    "OS-EXT-SRV-ATTR:root_device_name": device, "OS-EXT-SRV-ATTR:user_data": user_data,
-                })));
-            }
-        } else if self.since(90) {
-            out.insert("OS-EXT-SRV-ATTR:hostname".into(), json!(s.hostname));
+        m.serialize_entry("created", &s.created_at.iso_z())?;
+        if v.since(19) {
+            m.serialize_entry("description", &s.description)?;
         }
-        if self.since(16) && self.host_status {
-            out.insert("host_status".into(), json!(if s.host.is_some() { "UP" } else { "" }));
+        if let (Some(fault), "ERROR" | "DELETED") = (&s.fault, s.status()) {
+            let details = (!fault.details.is_empty() && (v.admin || fault.code != 500)).then_some(fault.details.as_str());
+            let (code, created, message) = (fault.code, fault.created.iso_z(), &fault.message);
+            m.serialize_entry("fault", &FaultView { code, created, details, message })?;
         }
-    }
-
-    fn volumes(&self, s: &Server) -> Value {
-        let list = s.volumes.iter().filter(|v| !v.volume_id.is_empty());
-        let list = list.map(|v| match self.since(3) {
-            true => json!({"id": v.volume_id, "delete_on_termination": v.delete_on_termination}),
-            false => json!({"id": v.volume_id}),
-        });
-        Value::Array(list.collect())
-    }
-
-    fn image(&self, s: &Server) -> Value {
+        self.flavor(m)?;
+        m.serialize_entry("hostId", &host_id(s))?;
+        if self.full && v.since(16) && v.host_status {
+            m.serialize_entry("host_status", if s.host.is_some() { "UP" } else { "" })?;
+        }
+        m.serialize_entry("id", &s.id)?;
         match &s.image {
             Some(i) if !s.volume_backed() && !i.id.is_empty() => {
-                let mut v = json!({"id": i.id, "links": self.bookmark("images", &i.id)});
-                if self.since(98) {
-                    v["properties"] = json!(i.properties);
-                }
-                v
+                let properties = v.since(98).then_some(&i.properties);
+                m.serialize_entry("image", &ImageView { id: &i.id, links: v.bookmark("images", &i.id), properties })?;
             }
-            _ => json!(""),
+            _ => m.serialize_entry("image", "")?,
         }
+        if self.full || (self.kind == Kind::Rebuild && v.since(54)) {
+            m.serialize_entry("key_name", &s.key_name)?;
+        }
+        m.serialize_entry("links", &v.links("servers", &s.id))
     }
 
-    fn flavor(&self, s: &Server) -> Value {
-        let f = &s.flavor;
-        if !self.since(47) {
-            return json!({"id": f.id, "links": self.bookmark("flavors", &f.id)});
+    /// `locked` to `user_id`.
+    fn second_half<M: SerializeMap>(&self, m: &mut M) -> Result<(), M::Error> {
+        let (v, s) = (self.v, self.s);
+        if v.since(9) {
+            m.serialize_entry("locked", &s.lock.is_some())?;
         }
-        json!({
-            "original_name": f.name, "disk": f.root_gb, "ephemeral": f.ephemeral_gb, "ram": f.ram_mb, "swap": f.swap_mb,
-            "vcpus": f.vcpus, "extra_specs": f.extra_specs,
-        })
+        if v.since(73) {
+            m.serialize_entry("locked_reason", &s.lock.as_ref().and_then(|l| l.reason.as_ref()))?;
+        }
+        m.serialize_entry("metadata", &s.metadata)?;
+        m.serialize_entry("name", &s.name)?;
+        if self.full {
+            m.serialize_entry("os-extended-volumes:volumes_attached", &self.volumes())?;
+        }
+        if v.since(96) {
+            m.serialize_entry("pinned_availability_zone", &s.pinned_zone)?;
+        }
+        let status = s.status();
+        if matches!(status, "ACTIVE" | "BUILD" | "REBUILD" | "RESIZE" | "VERIFY_RESIZE") {
+            m.serialize_entry("progress", &0)?;
+        }
+        if v.since(100) {
+            m.serialize_entry("scheduler_hints", &s.scheduler_hints)?;
+        }
+        if self.full && !s.security_groups.is_empty() && s.state != VmState::Error {
+            let list: Vec<GroupView<'_>> = s.security_groups.iter().map(|name| GroupView { name }).collect();
+            m.serialize_entry("security_groups", &list)?;
+        }
+        if v.since(71) && self.kind != Kind::List {
+            m.serialize_entry("server_groups", s.group_id.as_slice())?;
+        }
+        m.serialize_entry("status", status)?;
+        if v.since(26) {
+            m.serialize_entry("tags", &s.tags)?;
+        }
+        m.serialize_entry("tenant_id", &s.project_id)?;
+        if v.since(63) {
+            m.serialize_entry("trusted_image_certificates", &())?;
+        }
+        m.serialize_entry("updated", &s.updated_at.iso_z())?;
+        if self.kind == Kind::Rebuild && v.since(57) {
+            m.serialize_entry("user_data", &self.user_data)?;
+        }
+        m.serialize_entry("user_id", &s.user_id)
     }
+
+    fn volumes(&self) -> Vec<VolumeView<'_>> {
+        let with_flag = self.v.since(3);
+        let list = self.s.volumes.iter().filter(|v| !v.volume_id.is_empty());
+        list.map(|v| VolumeView { delete_on_termination: with_flag.then_some(v.delete_on_termination), id: &v.volume_id }).collect()
+    }
+
+    fn flavor<M: SerializeMap>(&self, m: &mut M) -> Result<(), M::Error> {
+        let f = &self.s.flavor;
+        if !self.v.since(47) {
+            return m.serialize_entry("flavor", &FlavorLink { id: &f.id, links: self.v.bookmark("flavors", &f.id) });
+        }
+        let view = FlavorView {
+            disk: f.root_gb,
+            ephemeral: f.ephemeral_gb,
+            extra_specs: &f.extra_specs,
+            original_name: &f.name,
+            ram: f.ram_mb,
+            swap: f.swap_mb,
+            vcpus: f.vcpus,
+        };
+        m.serialize_entry("flavor", &view)
+    }
+}
+
+/// A link to a resource.
+#[derive(Serialize)]
+pub struct Link {
+    href: String,
+    rel: &'static str,
+}
+
+#[derive(Serialize)]
+struct FaultView<'a> {
+    code: u16,
+    created: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<&'a str>,
+    message: &'a str,
+}
+
+#[derive(Serialize)]
+struct ImageView<'a> {
+    id: &'a str,
+    links: [Link; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    properties: Option<&'a BTreeMap<String, String>>,
+}
+
+#[derive(Serialize)]
+struct GroupView<'a> {
+    name: &'a str,
+}
+
+#[derive(Serialize)]
+struct VolumeView<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delete_on_termination: Option<bool>,
+    id: &'a str,
+}
+
+#[derive(Serialize)]
+struct FlavorLink<'a> {
+    id: &'a str,
+    links: [Link; 1],
+}
+
+#[derive(Serialize)]
+struct FlavorView<'a> {
+    disk: i64,
+    ephemeral: i64,
+    extra_specs: &'a BTreeMap<String, String>,
+    original_name: &'a str,
+    ram: i64,
+    swap: i64,
+    vcpus: i64,
 }
 
 pub fn object(v: Value) -> Map<String, Value> {
@@ -214,35 +308,39 @@ pub fn host_id_of(project_id: &str, host: &str) -> String {
     let mut hash = Sha224::new();
     hash.update(project_id.as_bytes());
     hash.update(host.as_bytes());
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    let mut out = String::with_capacity(56);
+    for b in hash.finalize() {
+        out.extend([b >> 4, b & 15].map(|n| char::from_digit(n.into(), 16).unwrap_or('0')));
+    }
+    out
 }
 
 /// Addresses by network name.
-pub fn addresses(s: &Server, extended: bool) -> Value {
-    let mut out: Map<String, Value> = Map::new();
+pub fn addresses(s: &Server, extended: bool) -> BTreeMap<&str, Vec<AddressView<'_>>> {
+    let mut out: BTreeMap<&str, Vec<AddressView<'_>>> = BTreeMap::new();
     for p in &s.ports {
-        let list = port_addresses(p, extended);
-        match out.entry(p.network_name.clone()).or_insert_with(|| json!([])) {
-            Value::Array(a) => a.extend(list),
-            other => *other = json!(list),
+        let list = out.entry(&p.network_name).or_default();
+        let one = |addr, kind| AddressView {
+            mac: extended.then_some(p.mac.as_str()),
+            kind: extended.then_some(kind),
+            addr,
+            version: if addr.contains(':') { 6 } else { 4 },
+        };
+        for ip in &p.fixed_ips {
+            list.push(one(ip.address.as_str(), "fixed"));
+            list.extend(ip.floating_ips.iter().map(|f| one(f.as_str(), "floating")));
         }
-    }
-    Value::Object(out)
-}
-
-fn port_addresses(p: &ServerPort, extended: bool) -> Vec<Value> {
-    let one = |address: &str, kind: &str| {
-        let mut v = json!({"version": if address.contains(':') { 6 } else { 4 }, "addr": address});
-        if extended {
-            v["OS-EXT-IPS:type"] = json!(kind);
-            v["OS-EXT-IPS-MAC:mac_addr"] = json!(p.mac);
-        }
-        v
-    };
-    let mut out = Vec::new();
-    for ip in &p.fixed_ips {
-        out.push(one(&ip.address, "fixed"));
-        out.extend(ip.floating_ips.iter().map(|f| one(f, "floating")));
     }
     out
+}
+
+/// One address of a server.
+#[derive(Serialize)]
+pub struct AddressView<'a> {
+    #[serde(rename = "OS-EXT-IPS-MAC:mac_addr", skip_serializing_if = "Option::is_none")]
+    mac: Option<&'a str>,
+    #[serde(rename = "OS-EXT-IPS:type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    addr: &'a str,
+    version: u8,
 }

@@ -137,7 +137,7 @@ pub fn path(id: &str) -> Result<&str> {
 /// The networks a server gets when the user names none: the project's own and shared ones.
 pub async fn networks_for_auto(state: &State, token: &Secret<String>, project_id: &str) -> Result<Vec<Network>> {
     let all: NetworksBody = state.peers.network.get("/v2.0/networks").as_user(token).fetch().await?;
-    Ok(all.networks.into_iter().filter(|n| (n.project_id == project_id || n.shared) && !(n.external && !n.shared)).collect())
+    Ok(all.networks.into_iter().filter(|n| n.shared || (n.project_id == project_id && !n.external)).collect())
 }
 
 /// The project's ready-made network, created on demand when the cloud offers that.

@@ -326,7 +326,7 @@ fn spec_matches(want: &str, have: &str) -> bool {
         "s<" => text(|h, w| h < w),
         "<in>" => text(|h, w| h.contains(w)),
         "<all-in>" => args.iter().all(|w| have.contains(w)),
-        "<or>" => args.iter().any(|w| *w == have),
+        "<or>" => args.contains(&have),
         _ => want == have,
     }
 }
