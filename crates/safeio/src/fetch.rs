@@ -124,7 +124,8 @@ async fn connect(target: &Target, policy: &FetchPolicy) -> Result<TcpStream> {
         .collect();
     for address in &addresses {
         let listed = policy.allowed_networks.iter().any(|n| n.contains(&address.ip()));
-        if !listed && !(is_global(address.ip()) && policy.ports.contains(&target.port)) {
+        let open = is_global(address.ip()) && policy.ports.contains(&target.port);
+        if !listed && !open {
             return Err(Error::invalid("The URL leads to an address or port that is not allowed."));
         }
     }

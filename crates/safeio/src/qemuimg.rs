@@ -130,7 +130,7 @@ fn path(path: &Path) -> Result<&str> {
 
 fn join_options(options: &[&str]) -> Result<String> {
     let clean = |o: &&str| o.chars().all(|c| c.is_ascii_alphanumeric() || "_-.=".contains(c));
-    if !options.iter().all(|o| clean(o)) || options.iter().any(|o| o.contains("file=") || o.contains("backing")) {
+    if !options.iter().all(clean) || options.iter().any(|o| o.contains("file=") || o.contains("backing")) {
         return Err(Error::internal("qemu-img option is not plain"));
     }
     Ok(options.join(","))

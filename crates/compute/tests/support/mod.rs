@@ -1,6 +1,7 @@
 //! Compute alone: tokens that are just words, simulated hosts, peers that answer from a table.
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use async_trait::async_trait;
 use caelum_base::{Env, Result, Secret, SystemClock, SystemRng, Timestamp};

@@ -43,7 +43,7 @@ fn check_v3(h: &[u8], cluster: u64) -> Verdict<usize> {
     ensure(incompatible & !ALLOWED_INCOMPATIBLE == 0, "it uses unknown qcow2 features")?;
     ensure(be32(h, 96).is_some_and(|order| order <= 6), "its refcount width is out of range")?;
     let length = be32(h, 100).unwrap_or(0);
-    ensure(length >= 104 && length % 8 == 0 && u64::from(length) <= cluster, "its qcow2 header length is wrong")?;
+    ensure(length >= 104 && length.is_multiple_of(8) && u64::from(length) <= cluster, "its qcow2 header length is wrong")?;
     let compression = if length > 104 { h.get(104).copied().unwrap_or(0xff) } else { 0 };
     ensure(compression <= 1, "it uses an unknown compression")?;
     ensure((compression != 0) == (incompatible & 1 << 3 != 0), "its compression fields disagree")?;
