@@ -79,7 +79,7 @@ async fn full_view(cx: &Ctx<State>, f: &FloatingIp) -> Result<View> {
 
 async fn index(cx: Ctx<State>) -> Result<Reply> {
     cx.filtered();
-    let filters = if is_admin(&cx) { Vec::new() } else { vec![Filter::Eq("project_id", cx.auth().project_id()?.into())] };
+    let filters = if is_admin(&cx) { Vec::new() } else { vec![Filter::Eq("project_id", super::own_rows(&cx, "get_floatingip")?.into())] };
     let mut q = Query::new().filter(Filter::NotNull("port_id"));
     q.filters.extend(filters.iter().cloned());
     let ports: BTreeMap<String, Port> = cx

@@ -106,10 +106,11 @@ async fn rules_of(cx: &Ctx<State>, groups: Option<&str>) -> Result<Vec<Rule>> {
 async fn index(cx: Ctx<State>) -> Result<Reply> {
     cx.filtered();
     let project = cx.auth().project_id()?.to_string();
-    cx.state.group_ensure_default(project.clone()).await?;
+    cx.state.group_ensure_default(project).await?;
     let mut filters = Vec::new();
     let mut rules = rules_of(&cx, None).await?;
     if !is_admin(&cx) {
+        let project = super::own_rows(&cx, "get_security_group")?;
         let p = project.clone();
         let opened = cx.state.db.read(move |tx| store::rbac_objects(tx, "security_group", &p, "access_as_shared")).await?;
         for id in &opened {
@@ -187,7 +188,8 @@ async fn rule_index(cx: Ctx<State>) -> Result<Reply> {
     let mut filters = Vec::new();
     if !is_admin(&cx) {
         let project = cx.auth().project_id()?.to_string();
-        cx.state.group_ensure_default(project.clone()).await?;
+        cx.state.group_ensure_default(project).await?;
+        let project = super::own_rows(&cx, "get_security_group_rule")?;
         let p = project.clone();
         // Rules of one's own groups, whoever made them.
         let own = cx.state.db.list::<SecurityGroup>(Query::new().eq("project_id", p)).await?;

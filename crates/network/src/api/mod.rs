@@ -88,6 +88,14 @@ pub(crate) async fn find<R: Standard>(cx: &Ctx<State>, what: &'static str) -> Re
     found.map(caelum_store::Stored::into_inner).ok_or_else(|| crate::logic::not_found(what, &id))
 }
 
+/// The project whose own rows `rule` lets the caller see: its own, or one that no row has. A token
+/// without a useful role belongs to a project and still sees nothing of it.
+pub(crate) fn own_rows(cx: &Ctx<State>, rule: &str) -> Result<String> {
+    let project = cx.auth().project_id()?.to_string();
+    let seen = cx.allows(rule, &caelum_policy::Target::project(project.clone()));
+    Ok(if seen { project } else { "-".into() })
+}
+
 /// Asks the operation's rule about a found resource: its own project's, or an administrator.
 pub(crate) fn authorize_found(cx: &Ctx<State>, what: &'static str, id: &str, project_id: &str) -> Result<()> {
     cx.authorize_found(project_id, || crate::logic::not_found(what, id))

@@ -116,8 +116,7 @@ pub async fn visible(cx: &Ctx<State>) -> Result<Vec<Filter>> {
     if is_admin(cx) {
         return Ok(Vec::new());
     }
-    let project = cx.auth().project_id()?.to_string();
-    let p = project.clone();
+    let p = cx.auth().project_id()?.to_string();
     let opened = cx
         .state
         .db
@@ -130,7 +129,7 @@ pub async fn visible(cx: &Ctx<State>) -> Result<Vec<Filter>> {
         })
         .await?;
     Ok(vec![Filter::Any(vec![
-        Filter::Eq("project_id", project.into()),
+        Filter::Eq("project_id", super::own_rows(cx, "get_network")?.into()),
         Filter::Eq("shared", true.into()),
         Filter::In("id", opened.into_iter().map(Into::into).collect()),
     ])])

@@ -162,7 +162,7 @@ async fn index(cx: Ctx<State>) -> Result<Reply> {
     cx.filtered();
     let mut filters = Vec::new();
     if !is_admin(&cx) && !cx.auth().creds.has_role("service") {
-        let project = cx.auth().project_id()?.to_string();
+        let project = super::own_rows(&cx, "get_port")?;
         let p = project.clone();
         let networks = cx.state.db.read(move |tx| store::own_network_ids(tx, &p)).await?;
         filters.push(Filter::Any(vec![

@@ -36,7 +36,7 @@ fn view(p: &RbacPolicy) -> View {
 
 async fn index(cx: Ctx<State>) -> Result<Reply> {
     cx.filtered();
-    let filters = if is_admin(&cx) { Vec::new() } else { vec![Filter::Eq("project_id", cx.auth().project_id()?.into())] };
+    let filters = if is_admin(&cx) { Vec::new() } else { vec![Filter::Eq("project_id", super::own_rows(&cx, "get_rbac_policy")?.into())] };
     let rows = list::rows::<RbacPolicy>(&cx, filters).await?;
     list::list_views(&cx, &SPEC, rows.iter().map(|r| view(r)).collect())
 }

@@ -71,7 +71,7 @@ pub fn view(cx: &Ctx<State>, r: &Router) -> View {
 
 async fn index(cx: Ctx<State>) -> Result<Reply> {
     cx.filtered();
-    let filters = if is_admin(&cx) { Vec::new() } else { vec![Filter::Eq("project_id", cx.auth().project_id()?.into())] };
+    let filters = if is_admin(&cx) { Vec::new() } else { vec![Filter::Eq("project_id", super::own_rows(&cx, "get_router")?.into())] };
     list::list::<Router>(&cx, &SPEC, filters, |r| view(&cx, r)).await
 }
 

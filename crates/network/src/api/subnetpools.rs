@@ -66,7 +66,7 @@ async fn index(cx: Ctx<State>) -> Result<Reply> {
     let filters = if is_admin(&cx) {
         Vec::new()
     } else {
-        let own = cx.auth().project_id()?.to_string();
+        let own = super::own_rows(&cx, "get_subnetpool")?;
         vec![Filter::Any(vec![Filter::Eq("project_id", own.into()), Filter::Eq("shared", true.into())])]
     };
     list::list::<SubnetPool>(&cx, &SPEC, filters, view).await

@@ -112,7 +112,7 @@ async fn index(cx: Ctx<State>) -> Result<Reply> {
     cx.filtered();
     let mut filters = Vec::new();
     if !is_admin(&cx) {
-        let project = cx.auth().project_id()?.to_string();
+        let project = super::own_rows(&cx, "get_subnet")?;
         let p = project.clone();
         let mut networks = cx
             .state
