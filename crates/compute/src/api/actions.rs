@@ -265,7 +265,7 @@ async fn rebuild(mut cx: Ctx<State>) -> Result<Reply> {
     .await?;
     let data = user_data(&cx, &s).await?;
     let view = Viewer::of(&cx);
-    let mut shown = view.server(&s, Kind::Rebuild, data.as_deref());
+    let mut shown = json!(view.server(&s, Kind::Rebuild, data.as_deref()));
     shown["adminPass"] = json!(pass);
     Ok(Reply::json(202, &json!({"server": shown}))?.header("location", format!("{}/v2.1/servers/{}", view.base, s.id)))
 }
