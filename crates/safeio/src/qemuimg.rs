@@ -11,9 +11,10 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use caelum_base::{Error, Result};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid, getppid};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
@@ -153,10 +154,17 @@ async fn run(args: &[&str], limits: Limits) -> Result<Vec<u8>> {
     command.args(args).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LC_ALL", "C").env("MALLOC_ARENA_MAX", "1");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.process_group(0).kill_on_drop(true).current_dir("/");
+    let parent = getpid();
     // SAFETY: between fork and exec only async-signal-safe calls are allowed; the closure makes
-    // four setrlimit system calls and allocates nothing.
+    // a few system calls and allocates nothing.
     unsafe {
         command.pre_exec(move || {
+            // A run that outlived us would go on writing the file that the next process makes anew.
+            // The thread that starts it lives as long as the process: it is one of the runtime's.
+            set_pdeathsig(Signal::SIGKILL)?;
+            if getppid() != parent {
+                return Err(std::io::ErrorKind::Interrupted.into());
+            }
             setrlimit(Resource::RLIMIT_AS, limits.address_space_bytes, limits.address_space_bytes)?;
             setrlimit(Resource::RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds)?;
             setrlimit(Resource::RLIMIT_NOFILE, 64, 64)?;
