@@ -78,9 +78,23 @@ pub fn is_locked(data: &DataDir) -> bool {
     }
 }
 
-fn lock(data: &DataDir) -> Result<Flock<File>> {
-    Flock::lock(lock_file(data)?, FlockArg::LockExclusiveNonblock)
-        .map_err(|_| Error::conflict(format!("another caelum runs on {}; stop it with: caelum down --data {0}", data.root().display())))
+/// How long the lock may outlive a killed process: a child between its fork and its exec holds it, too.
+const LOCK_LINGERS: Duration = Duration::from_secs(1);
+
+async fn lock(data: &DataDir) -> Result<Flock<File>> {
+    let until = Instant::now() + LOCK_LINGERS;
+    let mut file = lock_file(data)?;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => return Ok(held),
+            Err((f, _)) if Instant::now() < until => file = f,
+            Err(_) => {
+                let dir = data.root().display();
+                return Err(Error::conflict(format!("another caelum runs on {dir}; stop it with: caelum down --data {dir}")));
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 impl Node {
@@ -88,7 +102,7 @@ impl Node {
     pub async fn start(settings: Settings, progress: &(dyn Fn(&str) + Sync)) -> Result<Self> {
         let started = Instant::now();
         let data = settings.data.clone();
-        let lock = lock(&data)?;
+        let lock = lock(&data).await?;
         init_log(settings.config.str("log.filter"))?;
         let listen: SocketAddr = settings
             .config
@@ -146,7 +160,7 @@ impl Node {
 
 /// Removes everything of a stopped cloud from the host: guests, taps, bridges, namespaces, daemons.
 pub async fn wipe(settings: &Settings) -> Result<()> {
-    let _lock = lock(&settings.data)?;
+    let _lock = lock(&settings.data).await?;
     hosts::wipe(settings, &Env::system()).await
 }
 
