@@ -129,7 +129,11 @@ fn is_local_image(b: &BdmIn) -> bool {
 
 async fn disk(a: &Asker<'_>, out: &mut Disks, b: &BdmIn, index: Option<i64>) -> Result<()> {
     let kind = b.source_type.as_deref().unwrap_or("volume");
-    if b.destination_type.as_deref().unwrap_or("volume") != "volume" && kind != "volume" {
+    let destination = b.destination_type.as_deref().unwrap_or("volume");
+    if !matches!(destination, "volume" | "local") || (kind == "volume" && destination == "local") {
+        return Err(bad(&format!("destination_type {destination} does not go with source_type {kind}.")));
+    }
+    if destination == "local" {
         return Err(bad("only volumes and one local image disk can be mapped; the flavor brings local ephemeral and swap disks."));
     }
     let size = b.volume_size.as_ref().map_or(Ok(None), number)?.unwrap_or(0);
