@@ -43,7 +43,7 @@ impl<'a, 't> Builder<'a, 't> {
     /// The network, when something on this host is plugged into it.
     pub fn network(&mut self, id: &str) -> Result<Option<plane::Network>> {
         let Some(n) = self.tx.get::<Network>(id)? else { return Ok(None) };
-        if self.tx.count::<Port>(&Query::new().eq("network_id", id).eq("host_id", self.host))? == 0 {
+        if !store::network_on_host(self.tx, id, self.host)? {
             return Ok(None);
         }
         let kind = match n.network_type.as_str() {
@@ -90,10 +90,7 @@ impl<'a, 't> Builder<'a, 't> {
 
     fn dhcp_hosts(&mut self, network_id: &str, served: &BTreeSet<String>) -> Result<Vec<plane::DhcpHost>> {
         let mut out = Vec::new();
-        for p in self.tx.list::<Port>(&Query::new().eq("network_id", network_id))? {
-            if !p.has_tap() {
-                continue;
-            }
+        for p in store::plugged_ports(self.tx, network_id)? {
             let addresses: Vec<IpAddr> = p.fixed_ips.iter().filter(|f| served.contains(&f.subnet_id)).map(|f| f.ip_address).collect();
             let Some(first) = addresses.iter().find(|a| a.is_ipv4()).or_else(|| addresses.first()) else { continue };
             let hostname =

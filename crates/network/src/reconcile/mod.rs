@@ -87,8 +87,9 @@ struct Inner {
     last_full: i64,
     /// Why objects cannot be made, by id, as last reported.
     failed: BTreeMap<String, String>,
-    /// How long the last run took.
+    /// How long the last run took, and when it ended.
     cost: std::time::Duration,
+    ended: caelum_base::Timestamp,
     /// A guest's port was sent and is not reported as up yet.
     waiting: bool,
 }

@@ -16,11 +16,10 @@ use std::time::Duration;
 const BLOCK: i64 = 10_000;
 /// How often everything is computed and compared.
 const FULL_EVERY: Duration = Duration::from_secs(55);
-/// Changes that arrive within this time of a wake-up travel together.
-const GATHER: Duration = Duration::from_millis(4);
-/// Upper bound of the same when runs take long: a run may cost as much as its networks are large,
-/// so under load a host rests three times as long as it works.
-const GATHER_MAX: Duration = Duration::from_millis(300);
+/// Longest rest between two runs. A run may cost as much as its networks are large, so a host rests
+/// as long as it worked; changes of that time travel together. After a longer pause the first change
+/// travels at once.
+const REST_MAX: Duration = Duration::from_millis(100);
 /// When to look again at ports the host does not report as up.
 const PENDING: Duration = Duration::from_secs(1);
 
@@ -53,8 +52,13 @@ enum Message {
 impl State {
     /// One run for one host.
     async fn push(self: &Arc<Self>, host: &Arc<Host>) -> Result<Next> {
-        let rest = (host.lock().cost * 3).clamp(GATHER, GATHER_MAX);
-        tokio::time::sleep(rest).await;
+        let rest = {
+            let inner = host.lock();
+            inner.cost.min(REST_MAX).saturating_sub(self.env.now().since(inner.ended))
+        };
+        if !rest.is_zero() {
+            tokio::time::sleep(rest).await;
+        }
         let now = self.env.now();
         let (dirty, full) = {
             let mut inner = host.lock();
@@ -63,7 +67,11 @@ impl State {
             (std::mem::take(&mut inner.dirty), full)
         };
         let result = self.send(host, &dirty, full).await;
-        host.lock().cost = self.env.now().since(now);
+        {
+            let mut inner = host.lock();
+            inner.ended = self.env.now();
+            inner.cost = inner.ended.since(now);
+        }
         match result {
             Ok(next) => {
                 if full {

@@ -126,7 +126,7 @@ pub fn group_ports(tx: &mut Tx<'_>, groups: &[String]) -> Result<Vec<String>> {
 /// Addresses of the bound members of a group.
 pub fn group_addresses(tx: &mut Tx<'_>, group_id: &str) -> Result<Vec<IpAddr>> {
     let sql = "SELECT a.address AS address FROM port_security_groups g JOIN ports p ON p.id = g.port_id \
-               JOIN ip_allocations a ON a.port_id = p.id WHERE g.security_group_id = $1 AND p.host_id <> '' ORDER BY a.ip_key";
+               JOIN ip_allocations a ON a.port_id = p.id WHERE g.security_group_id = $1 AND p.host_id > '' ORDER BY a.ip_key";
     let rows = tx.query(sql, params![group_id])?;
     rows.iter().map(|r| r.text("address")?.parse().map_err(|e| Error::internal("unreadable address").caused_by(e))).collect()
 }

@@ -1,7 +1,9 @@
 //! Quotas, RBAC look-ups and counts.
 
-use caelum_base::Result;
-use caelum_store::{Tx, Value, params};
+use super::{DhcpOption, FixedIp};
+use caelum_base::{Error, Result};
+use caelum_store::{Row, Tx, Value, params};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// A project's own limits by resource.
@@ -61,6 +63,34 @@ pub fn own_network_ids(tx: &mut Tx<'_>, project_id: &str) -> Result<Vec<String>>
 pub fn networks_on_host(tx: &mut Tx<'_>, host: &str) -> Result<Vec<String>> {
     let rows = tx.query("SELECT DISTINCT network_id FROM ports WHERE host_id = $1", params![host])?;
     rows.iter().map(|r| r.text("network_id")).collect()
+}
+
+/// Whether a port of the network is on the host.
+pub fn network_on_host(tx: &mut Tx<'_>, network_id: &str, host: &str) -> Result<bool> {
+    let sql = "SELECT 1 AS n FROM ports WHERE network_id = $1 AND host_id = $2 LIMIT 1";
+    Ok(tx.query_opt(sql, params![network_id, host])?.is_some())
+}
+
+/// What DHCP needs of a guest's port: a part of [`Port`](super::Port), because a network has many.
+#[derive(Debug, Deserialize)]
+pub struct PluggedPort {
+    pub id: String,
+    pub mac_address: String,
+    pub fixed_ips: Vec<FixedIp>,
+    pub extra_dhcp_opts: Vec<DhcpOption>,
+    #[serde(default)]
+    pub dns_name: String,
+}
+
+/// Guests' ports of a network that have a tap on some host, by id.
+pub fn plugged_ports(tx: &mut Tx<'_>, network_id: &str) -> Result<Vec<PluggedPort>> {
+    // A range and not `<>`, so that the index serves it.
+    let sql = "SELECT body FROM ports WHERE network_id = $1 AND host_id > '' AND device_owner NOT LIKE 'network:%' ORDER BY id";
+    let read = |r: &Row| {
+        let Value::Text(body) = r.value("body")? else { return Err(Error::internal("a port without a body")) };
+        serde_json::from_str(body).map_err(|e| Error::internal("unreadable body in ports").caused_by(e))
+    };
+    tx.query(sql, params![network_id])?.iter().map(read).collect()
 }
 
 /// Networks with a port owned by `owner`.

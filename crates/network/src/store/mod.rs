@@ -15,4 +15,7 @@ pub use records::*;
 use caelum_store::Migration;
 
 /// Schema history.
-pub const MIGRATIONS: &[Migration] = &[Migration { version: 1, name: "first", sql: include_str!("schema.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "first", sql: include_str!("schema.sql") },
+    Migration { version: 2, name: "plugged", sql: include_str!("0002_plugged.sql") },
+];

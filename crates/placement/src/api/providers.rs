@@ -86,14 +86,20 @@ fn path_of(base_url: &str) -> &str {
 
 /// Every provider with inventories, traits and aggregates.
 pub fn nodes(tx: &mut caelum_store::Tx<'_>) -> Result<std::collections::BTreeMap<String, Node>> {
-    let mut out = std::collections::BTreeMap::new();
-    for p in store::providers(tx)? {
-        let inventories = store::inventories(tx, &p.id)?;
-        let traits = store::traits_of(tx, &p.id)?;
-        let aggregates = store::aggregates(tx, &p.id)?;
-        out.insert(p.id.clone(), Node { provider: p, inventories, traits, aggregates });
-    }
-    Ok(out)
+    let mut inventories = store::all_inventories(tx)?;
+    let mut traits = store::all_traits(tx)?;
+    let mut aggregates = store::all_aggregates(tx)?;
+    let node = |p: Provider| {
+        let id = p.id.clone();
+        let node = Node {
+            inventories: inventories.remove(&id).unwrap_or_default(),
+            traits: traits.remove(&id).unwrap_or_default(),
+            aggregates: aggregates.remove(&id).unwrap_or_default(),
+            provider: p,
+        };
+        (id, node)
+    };
+    Ok(store::providers(tx)?.into_iter().map(node).collect())
 }
 
 async fn list(cx: Ctx<State>) -> Result<Reply> {

@@ -184,6 +184,16 @@ pub fn inventories(tx: &mut Tx<'_>, provider: &str) -> Result<BTreeMap<String, I
     tx.query("SELECT * FROM inventories WHERE provider = $1", params![provider])?.iter().map(inventory_row).collect()
 }
 
+/// By provider and class.
+pub fn all_inventories(tx: &mut Tx<'_>) -> Result<BTreeMap<String, BTreeMap<String, Inventory>>> {
+    let mut out: BTreeMap<String, BTreeMap<String, Inventory>> = BTreeMap::new();
+    for r in tx.query("SELECT * FROM inventories", &[])? {
+        let (class, inventory) = inventory_row(&r)?;
+        out.entry(r.text("provider")?).or_default().insert(class, inventory);
+    }
+    Ok(out)
+}
+
 /// Sets one inventory, keeping what is used of it.
 pub fn inventory_put(tx: &mut Tx<'_>, provider: &str, class: &str, i: &Inventory) -> Result<()> {
     let sql = "INSERT INTO inventories (provider, class, total, reserved, min_unit, max_unit, step_size, ratio, used) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0) \
@@ -218,6 +228,24 @@ fn set(tx: &mut Tx<'_>, table: &str, column: &str, provider: &str, values: &[Str
 fn get(tx: &mut Tx<'_>, table: &str, column: &str, provider: &str) -> Result<Vec<String>> {
     let sql = format!("SELECT {column} AS v FROM {table} WHERE provider = $1 ORDER BY {column}");
     tx.query(&sql, params![provider])?.iter().map(|r| r.text("v")).collect()
+}
+
+fn all(tx: &mut Tx<'_>, table: &str, column: &str) -> Result<BTreeMap<String, Vec<String>>> {
+    let mut out: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for r in tx.query(&format!("SELECT provider, {column} AS v FROM {table} ORDER BY {column}"), &[])? {
+        out.entry(r.text("provider")?).or_default().push(r.text("v")?);
+    }
+    Ok(out)
+}
+
+/// Traits by provider.
+pub fn all_traits(tx: &mut Tx<'_>) -> Result<BTreeMap<String, Vec<String>>> {
+    all(tx, "provider_traits", "trait")
+}
+
+/// Aggregates by provider.
+pub fn all_aggregates(tx: &mut Tx<'_>) -> Result<BTreeMap<String, Vec<String>>> {
+    all(tx, "provider_aggregates", "aggregate")
 }
 
 pub fn set_traits(tx: &mut Tx<'_>, provider: &str, traits: &[String]) -> Result<()> {
