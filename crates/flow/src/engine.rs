@@ -14,6 +14,9 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
+/// Time after its deadline that a flow may need to unwind before an audit speaks of it.
+const OVERDUE: Duration = Duration::from_secs(300);
+
 /// Limits and periods of an engine.
 #[derive(Clone, Debug)]
 pub struct FlowOptions {
@@ -191,6 +194,15 @@ impl<C: Send + Sync + 'static> Flows<C> {
     /// Whether a flow of the resource has not ended.
     pub fn busy(&self, tx: &mut Tx<'_>, resource_id: &str) -> Result<bool> {
         Ok(rows::first_of_resource(tx, resource_id, "")?.is_some())
+    }
+
+    /// Flows that should have ended long ago, one line each: something keeps their undos from
+    /// succeeding. For audits.
+    pub async fn overdue(&self) -> Result<Vec<String>> {
+        let now = self.core.env.now();
+        let rows = self.core.db.read(move |tx| rows::overdue(tx, now)).await?;
+        let late = rows.into_iter().map(|r| r.info).filter(|i| now.since(i.deadline) > OVERDUE);
+        Ok(late.map(|i| format!("flow {} {} of {}: {} at step {}, due since {}", i.kind, i.id, i.resource_id, i.state, i.step, i.deadline.iso_z())).collect())
     }
 
     /// Waits for the end of a flow. A flow without a row counts as done.

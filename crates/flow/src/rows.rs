@@ -253,6 +253,12 @@ pub(crate) fn owned(tx: &mut Tx<'_>, owner: &str) -> Result<Vec<Owned>> {
     rows.iter().map(|r| Ok(Owned { id: r.text("id")?, epoch: r.int("epoch")?, cancel: r.bool("cancel")?, lease_until: r.time("lease_until")? })).collect()
 }
 
+/// Unfinished flows whose deadline passed before `then`, oldest first: their undos do not succeed.
+pub(crate) fn overdue(tx: &mut Tx<'_>, then: Timestamp) -> Result<Vec<FlowRow>> {
+    let sql = format!("SELECT {COLUMNS} FROM flows WHERE {UNFINISHED} AND deadline < $1 ORDER BY created_at");
+    tx.query(&sql, params![then.0])?.iter().map(row).collect()
+}
+
 pub(crate) fn unfinished(tx: &mut Tx<'_>) -> Result<i64> {
     tx.query_opt(&format!("SELECT COUNT(*) AS n FROM flows WHERE {UNFINISHED}"), &[])?.map_or(Ok(0), |r| r.int("n"))
 }

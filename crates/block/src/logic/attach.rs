@@ -46,6 +46,16 @@ fn implied(tx: &mut Tx<'_>, volume_id: &str) -> Result<&'static str> {
     })
 }
 
+/// The status that the attachments imply, when the volume has another of that kind. One that is
+/// `detaching` is about to change; `error_attaching` is an operator's word.
+pub fn differs(tx: &mut Tx<'_>, v: &Volume) -> Result<Option<&'static str>> {
+    if !DERIVED.contains(&v.status.as_str()) || matches!(v.status.as_str(), "detaching" | "error_attaching") {
+        return Ok(None);
+    }
+    let right = implied(tx, &v.id)?;
+    Ok((right != v.status).then_some(right))
+}
+
 fn unusable(v: &Volume) -> Error {
     Error::invalid(format!(
         "Invalid volume: Volume {} status must be available or downloading to reserve, but the current status is {}.",

@@ -1,13 +1,16 @@
-//! Rows against files, and the story of one resource.
+//! Rows against flows, attachments and files, and the story of one resource.
 
 use crate::State;
+use crate::logic::attach;
 use crate::store::{Backup, Message, Snapshot, Volume};
 use caelum_base::Result;
-use caelum_store::{Dir, Query};
+use caelum_store::{Dir, Query, Tx};
 use std::collections::BTreeSet;
 
 /// Files without rows and rows without files. Resources that a flow works on are left out.
 pub async fn run(state: &State, heal: bool) -> Result<Vec<String>> {
+    let mut found = state.flows.overdue().await?;
+    found.extend(stuck(state, heal).await?);
     // Files first: one that appears later belongs to a row that is read below.
     let files: BTreeSet<String> = state.driver.list().await?.into_iter().collect();
     let flows = state.flows.clone();
@@ -37,7 +40,6 @@ pub async fn run(state: &State, heal: bool) -> Result<Vec<String>> {
             Ok((known, settled))
         })
         .await?;
-    let mut found = Vec::new();
     for (kind, id) in settled {
         if !files.contains(&format!("{kind}-{id}")) {
             found.push(format!("{kind} {id} has no data"));
@@ -55,6 +57,46 @@ pub async fn run(state: &State, heal: bool) -> Result<Vec<String>> {
         }
     }
     Ok(found)
+}
+
+/// Volumes and snapshots on their way somewhere without a flow that takes them there, and volumes whose
+/// status is not what their attachments say. `heal` makes the former `error`, so that they can be deleted.
+async fn stuck(state: &State, heal: bool) -> Result<Vec<String>> {
+    let (flows, now) = (state.flows.clone(), state.env.now());
+    let moving = |s: &str| matches!(s, "creating" | "downloading" | "deleting" | "extending" | "uploading");
+    let look = move |tx: &mut Tx<'_>| {
+        let mut out = Vec::new();
+        for mut v in tx.list::<Volume>(&Query::new())? {
+            if flows.busy(tx, &v.id)? {
+                continue;
+            }
+            if moving(&v.status) {
+                out.push(format!("volume {}: {} without a flow", v.id, v.status));
+                if heal {
+                    v.status = "error".into();
+                    v.updated_at = Some(now);
+                    tx.update(&mut v)?;
+                }
+            } else if let Some(right) = attach::differs(tx, &v)? {
+                out.push(format!("volume {}: {}, but its attachments say {right}", v.id, v.status));
+                if heal {
+                    attach::settle(tx, &mut v, now)?;
+                }
+            }
+        }
+        for mut s in tx.list::<Snapshot>(&Query::new())? {
+            // A volume that is deleted takes its snapshots with it.
+            if moving(&s.status) && !flows.busy(tx, &s.id)? && !flows.busy(tx, &s.volume_id)? {
+                out.push(format!("snapshot {}: {} without a flow", s.id, s.status));
+                if heal {
+                    s.status = "error".into();
+                    tx.update(&mut s)?;
+                }
+            }
+        }
+        Ok(out)
+    };
+    if heal { state.db.write(look).await } else { state.db.read(look).await }
 }
 
 /// One line per fact.

@@ -58,3 +58,18 @@ async fn a_delete_wins_over_a_create_under_way() {
     assert!(w.files().is_empty(), "{:?}", w.files());
     assert_eq!(w.call("member", "GET", "/v3/volumes", None).await.1["volumes"], json!([]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_finds_what_is_stuck_or_says_other_than_its_attachments() {
+    let w = world().await;
+    for (status, healed) in [("creating", "error"), ("in-use", "available")] {
+        let id = w.volume("member", json!({})).await;
+        let path = format!("/v3/volumes/{id}");
+        let reset = json!({"os-reset_status": {"status": status}});
+        assert_eq!(w.call("admin", "POST", &format!("{path}/action"), Some(reset)).await.0, 202);
+        assert_eq!(w.service.audit(false).await.unwrap().len(), 1);
+        assert_eq!(w.service.audit(true).await.unwrap().len(), 1);
+        assert_eq!(w.service.audit(false).await.unwrap(), Vec::<String>::new());
+        assert_eq!(w.call("member", "GET", &path, None).await.1["volume"]["status"], healed);
+    }
+}

@@ -17,6 +17,7 @@ use std::sync::Arc;
 /// Runs every check.
 pub async fn audit(state: &Arc<State>, heal: bool) -> Result<Vec<String>> {
     let mut out = stuck(state, heal).await?;
+    out.extend(state.flows.overdue().await?);
     let rows: BTreeMap<String, Server> =
         state.db.list::<Server>(Query::new()).await?.into_iter().map(|s| (s.id.clone(), s.value)).collect();
     out.extend(guests(state, &rows, heal).await?);
