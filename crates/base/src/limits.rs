@@ -10,3 +10,5 @@ pub const MAX_PAGE_ROWS: usize = 1_000;
 pub const MAX_NAME_CHARS: usize = 255;
 /// Longest request line plus headers in bytes.
 pub const MAX_HEADER_BYTES: usize = 65_536;
+/// Longest request target, and longest value of one header, in bytes (eventlet's, Swift's).
+pub const MAX_LINE_BYTES: usize = 8_192;

@@ -2,7 +2,7 @@
 
 use crate::{Body, HttpService};
 use caelum_base::{Error, Result, limits};
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -105,14 +105,46 @@ async fn accept_loop(
     }
 }
 
+/// What hyper lets through and another program on the way could read differently, or is too long.
+fn refused<B>(req: &Request<B>) -> Option<StatusCode> {
+    let h = req.headers();
+    let hosts: Vec<&HeaderValue> = h.get_all(header::HOST).iter().collect();
+    let target_host = req.uri().authority().map(|a| a.as_str().as_bytes());
+    let ambiguous = h.contains_key(header::CONTENT_LENGTH) && h.contains_key(header::TRANSFER_ENCODING)
+        || hosts.len() > 1
+        || target_host.is_some_and(|a| hosts.iter().any(|host| !host.as_bytes().eq_ignore_ascii_case(a)));
+    let target = req.uri().path_and_query().map_or(0, |p| p.as_str().len());
+    let head: usize = h.iter().map(|(k, v)| k.as_str().len() + v.len() + 4).sum();
+    if ambiguous {
+        Some(StatusCode::BAD_REQUEST)
+    } else if target > limits::MAX_LINE_BYTES {
+        Some(StatusCode::URI_TOO_LONG)
+    } else if head > limits::MAX_HEADER_BYTES || h.values().any(|v| v.len() > limits::MAX_LINE_BYTES) {
+        Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    } else {
+        None
+    }
+}
+
+/// The connection ends with it: what follows on the link cannot be trusted.
+fn refusal(status: StatusCode) -> Response<Body> {
+    let mut r = Response::new(crate::empty());
+    *r.status_mut() = status;
+    r.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    r
+}
+
 async fn connection(stream: TcpStream, service: Arc<dyn HttpService>, mut stopped: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
     let handler = service_fn(move |req: Request<Incoming>| {
         let service = service.clone();
         async move {
+            if let Some(status) = refused(&req) {
+                return Ok::<_, Infallible>(refusal(status));
+            }
             let req = req.map(|b| b.map_err(Into::into).boxed_unsync());
             let response: Response<Body> = service.call(req).await;
-            Ok::<_, Infallible>(response)
+            Ok(response)
         }
     });
     let conn = http1::Builder::new()
