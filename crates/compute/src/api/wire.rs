@@ -68,15 +68,15 @@ pub fn gate<S>(cx: &Ctx<S>, field: &str, present: bool, since: u32, until: u32) 
     Ok(())
 }
 
-/// A name: 1 to 255 printable characters, not blank. Spaces around it are taken off, as upstream
-/// does below 2.1's strict mode.
+/// A name: 1 to 255 printable characters without spaces around them.
 pub fn name(field: &str, text: &str) -> Result<String> {
-    let trimmed = text.trim();
-    let n = trimmed.chars().count();
-    if n == 0 || n > 255 || text.chars().count() > 255 || trimmed.chars().any(char::is_control) {
-        return Err(Error::invalid(format!("Invalid input for field/attribute {field}. It must be 1 to 255 printable characters.")));
+    let n = text.chars().count();
+    if n == 0 || n > 255 || text.trim() != text || text.chars().any(char::is_control) {
+        return Err(Error::invalid(format!(
+            "Invalid input for field/attribute {field}. It must be 1 to 255 printable characters and must not start or end with a space."
+        )));
     }
-    Ok(trimmed.to_string())
+    Ok(text.to_string())
 }
 
 /// A description: at most 255 printable characters; absent stays absent.
