@@ -294,6 +294,21 @@ pub(crate) fn query(conn: &Connection, sql: &str, params: &[Value]) -> Result<Ve
     Ok(out)
 }
 
+/// Gives generation and body of each row to `f`, without a copy of them.
+pub(crate) fn each(conn: &Connection, sql: &str, params: &[Value], f: &mut dyn FnMut(i64, &str) -> Result<()>) -> Result<()> {
+    let mut stmt = conn.prepare_cached(&positional(sql)).map_err(map)?;
+    let mut rows = stmt.query(rusqlite::params_from_iter(params.iter().map(Param))).map_err(map)?;
+    while let Some(row) = rows.next().map_err(map)? {
+        let generation = row.get_ref(0).map_err(map)?.as_i64();
+        let body = row.get_ref(1).map_err(map)?;
+        match (generation, body.as_str()) {
+            (Ok(generation), Ok(body)) => f(generation, body)?,
+            _ => return Err(Error::internal("unexpected row of a record")),
+        }
+    }
+    Ok(())
+}
+
 pub(crate) fn exec(conn: &Connection, sql: &str, params: &[Value]) -> Result<u64> {
     let mut stmt = conn.prepare_cached(&positional(sql)).map_err(map)?;
     let n = stmt.execute(rusqlite::params_from_iter(params.iter().map(Param))).map_err(map)?;

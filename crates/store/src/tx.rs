@@ -118,6 +118,28 @@ impl Tx<'_> {
 
     /// Records that match, in order. Errors: `Invalid` when the marker does not exist.
     pub fn list<R: Record>(&mut self, q: &Query) -> Result<Vec<Stored<R>>> {
+        let mut out = Vec::new();
+        self.each(q, |r| {
+            out.push(r);
+            Ok(())
+        })?;
+        if q.reverse {
+            out.reverse();
+        }
+        Ok(out)
+    }
+
+    /// Gives the records [`Tx::list`] would return to `f` one by one, so that a long list need not
+    /// be in memory; with [`Query::reverse`] from its end.
+    pub fn each<R: Record>(&mut self, q: &Query, mut f: impl FnMut(Stored<R>) -> Result<()>) -> Result<()> {
+        let (sql, params) = self.select::<R>(q)?;
+        match &mut self.conn {
+            Conn::Sqlite(c) => sqlite::each(c, &sql, &params, &mut |generation, body| f(read(generation, body)?)),
+            Conn::Pg(p) => p.query(&sql, &params)?.iter().try_for_each(|r| f(stored(r)?)),
+        }
+    }
+
+    fn select<R: Record>(&mut self, q: &Query) -> Result<(String, Vec<Value>)> {
         let t = R::TABLE;
         let head = format!("SELECT generation, body FROM {}", t.name);
         let mut b = Builder::new(&t, head, self.is_pg());
@@ -143,11 +165,7 @@ impl Tx<'_> {
             // SQLite wants a LIMIT before an OFFSET.
             let _ = write!(b.sql, "{} OFFSET {n}", if q.limit.is_none() { " LIMIT 9223372036854775807" } else { "" });
         }
-        let mut out: Vec<Stored<R>> = self.query(&b.sql, &b.params)?.iter().map(stored).collect::<Result<_>>()?;
-        if q.reverse {
-            out.reverse();
-        }
-        Ok(out)
+        Ok((b.sql, b.params))
     }
 
     fn is_text(&mut self, table: &str, column: &str) -> Result<bool> {
@@ -207,6 +225,10 @@ fn stored<R: Record>(row: &Row) -> Result<Stored<R>> {
     let (Some(Value::Int(generation)), Some(Value::Text(body))) = (row.values.first(), row.values.get(1)) else {
         return Err(Error::internal(format!("unexpected row in {}", R::TABLE.name)));
     };
+    read(*generation, body)
+}
+
+fn read<R: Record>(generation: i64, body: &str) -> Result<Stored<R>> {
     let value = serde_json::from_str(body).map_err(|e| Error::internal(format!("unreadable body in {}", R::TABLE.name)).caused_by(e))?;
-    Ok(Stored { value, generation: *generation })
+    Ok(Stored { value, generation })
 }

@@ -1,6 +1,6 @@
 //! `GET /servers` and `/servers/detail`: filters, sorting, paging.
 
-use super::views::{Kind, ServerView, Viewer};
+use super::views::{Kind, Viewer};
 use crate::State;
 use crate::store::servers::{Server, ServerData};
 use caelum_base::{Error, Result, Timestamp};
@@ -9,7 +9,7 @@ use caelum_rest::{Ctx, Page, Reply, Version, next_link};
 use caelum_store::{Dir, Filter, Query, Tx, Value as Sql};
 use regex_lite::{Regex, RegexBuilder};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeMap;
 
 /// Longest regular expression taken from a query.
@@ -18,37 +18,59 @@ const MAX_PATTERN: usize = 255;
 const BATCH: usize = 500;
 
 pub async fn server_list(cx: Ctx<State>) -> Result<Reply> {
-    let (servers, next) = select(&cx, "os_compute_api:servers:index:get_all_tenants").await?;
     let view = Viewer::of(&cx);
-    let list: Vec<Value> = servers.iter().map(|(s, _)| view.brief(s)).collect();
-    answer(list, next, &cx, "/v2.1/servers")
+    let list = select(&cx, "os_compute_api:servers:index:get_all_tenants", false, move |s, _| text(&view.brief(s))).await?;
+    Ok(answer(list, &cx, "/v2.1/servers"))
 }
 
 pub async fn server_list_detail(cx: Ctx<State>) -> Result<Reply> {
-    let (servers, next) = select(&cx, "os_compute_api:servers:detail:get_all_tenants").await?;
     let view = Viewer::of(&cx);
-    let list: Vec<ServerView<'_>> = servers.iter().map(|(s, d)| view.server(s, Kind::List, d.as_deref())).collect();
-    answer(list, next, &cx, "/v2.1/servers/detail")
+    let with_data = cx.version >= Version(2, 3) && cx.auth().is_admin();
+    let render = move |s: &Server, data: Option<&str>| text(&view.server(s, Kind::List, data));
+    let list = select(&cx, "os_compute_api:servers:detail:get_all_tenants", with_data, render).await?;
+    Ok(answer(list, &cx, "/v2.1/servers/detail"))
 }
 
-#[derive(Serialize)]
-struct Answer<T> {
-    servers: Vec<T>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    servers_links: Option<Value>,
+fn text<T: Serialize>(view: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(view).map_err(|e| Error::internal("response does not serialise").caused_by(e))
 }
 
-fn answer<T: Serialize>(servers: Vec<T>, next: Option<String>, cx: &Ctx<State>, path: &str) -> Result<Reply> {
-    let servers_links = next.map(|marker| {
+/// A page of servers, each as JSON text: rows become text one by one where they are read, because
+/// a thousand of them held as objects cost more than reading and writing them.
+#[derive(Default)]
+struct Listed {
+    servers: Vec<Vec<u8>>,
+    last_id: String,
+    /// Server of the next page's marker.
+    next: Option<String>,
+}
+
+fn answer(list: Listed, cx: &Ctx<State>, path: &str) -> Reply {
+    let size: usize = list.servers.iter().map(|s| s.len() + 1).sum();
+    let mut body = Vec::with_capacity(size + 512);
+    body.extend_from_slice(b"{\"servers\":[");
+    for (i, s) in list.servers.iter().enumerate() {
+        if i > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(s);
+    }
+    body.push(b']');
+    if let Some(marker) = list.next {
         let href = next_link(&format!("{}{path}", cx.base_url), &cx.query, &marker);
-        json!([{"rel": "next", "href": href}])
-    });
-    Reply::ok(&Answer { servers, servers_links })
+        let links = json!([{"rel": "next", "href": href}]);
+        body.extend_from_slice(format!(",\"servers_links\":{links}").as_bytes());
+    }
+    body.push(b'}');
+    Reply::bytes(200, "application/json", body)
 }
 
-type Row = (Server, Option<String>);
-
-async fn select(cx: &Ctx<State>, all_rule: &'static str) -> Result<(Vec<Row>, Option<String>)> {
+async fn select(
+    cx: &Ctx<State>,
+    all_rule: &'static str,
+    with_data: bool,
+    render: impl Fn(&Server, Option<&str>) -> Result<Vec<u8>> + Send + Sync + 'static,
+) -> Result<Listed> {
     cx.authorize_own()?;
     let admin_filters = cx.allows("os_compute_api:servers:allow_all_filters", &Target::new());
     let all = match cx.query.get("all_tenants") {
@@ -68,14 +90,11 @@ async fn select(cx: &Ctx<State>, all_rule: &'static str) -> Result<(Vec<Row>, Op
     }
     // Unlike other lists, a limit of 0 means nothing here.
     if want.impossible || cx.query.get("limit") == Some("0") {
-        return Ok((Vec::new(), None));
+        return Ok(Listed::default());
     }
     want.query.marker.clone_from(&page.marker);
-    let with_data = cx.version >= Version(2, 3) && cx.auth().is_admin();
     let limit = page.limit;
-    let rows = cx.state.db.read(move |tx| want.fetch(tx, limit, with_data)).await?;
-    let next = (rows.len() == limit).then(|| rows.last().map(|(s, _)| s.id.clone())).flatten();
-    Ok((rows, next))
+    cx.state.db.read(move |tx| want.fetch(tx, limit, with_data, &render)).await
 }
 
 #[derive(Default)]
@@ -239,27 +258,51 @@ impl Wanted {
             && self.config_drive.is_none_or(|c| s.config_drive == c)
     }
 
-    fn fetch(self, tx: &mut Tx<'_>, limit: usize, with_data: bool) -> Result<Vec<Row>> {
+    fn fetch(
+        &self,
+        tx: &mut Tx<'_>,
+        limit: usize,
+        with_data: bool,
+        render: &dyn Fn(&Server, Option<&str>) -> Result<Vec<u8>>,
+    ) -> Result<Listed> {
         let mut query = self.query.clone();
         let loose = self.loose();
-        let mut out = Vec::new();
+        let mut out = Listed::default();
+        // Servers whose big texts are shown, by their place: read when the list has been.
+        let mut waiting: Vec<(usize, Server)> = Vec::new();
         loop {
-            query.limit = Some(if loose { BATCH } else { limit - out.len() });
-            let batch = tx.list::<Server>(&query)?;
-            let last = batch.len() < query.limit.unwrap_or(0);
-            query.marker = batch.last().map(|s| s.id.clone());
-            out.extend(batch.into_iter().map(|s| s.value).filter(|s| self.matches(s)));
-            if last || out.len() >= limit {
+            let wanted = if loose { BATCH } else { limit - out.servers.len() };
+            query.limit = Some(wanted);
+            let (mut seen, mut last) = (0, None);
+            tx.each::<Server>(&query, |s| {
+                seen += 1;
+                if out.servers.len() < limit && self.matches(&s) {
+                    out.last_id.clone_from(&s.id);
+                    last = Some(s.id.clone());
+                    if with_data && s.has_user_data {
+                        waiting.push((out.servers.len(), s.value));
+                        out.servers.push(Vec::new());
+                    } else {
+                        out.servers.push(render(&s, None)?);
+                    }
+                } else {
+                    last = Some(s.value.id);
+                }
+                Ok(())
+            })?;
+            query.marker = last;
+            if seen < wanted || out.servers.len() >= limit {
                 break;
             }
         }
-        out.truncate(limit);
-        out.into_iter()
-            .map(|s| {
-                let data = if with_data && s.has_user_data { tx.get::<ServerData>(&s.id)?.and_then(|d| d.value.user_data) } else { None };
-                Ok((s, data))
-            })
-            .collect()
+        for (at, s) in waiting {
+            let data = tx.get::<ServerData>(&s.id)?.and_then(|d| d.value.user_data);
+            if let Some(slot) = out.servers.get_mut(at) {
+                *slot = render(&s, data.as_deref())?;
+            }
+        }
+        out.next = (out.servers.len() == limit && limit > 0).then(|| out.last_id.clone());
+        Ok(out)
     }
 }
 

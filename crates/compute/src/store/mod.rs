@@ -20,4 +20,5 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 2, name: "servers", sql: include_str!("0001_servers.sql") },
     Migration { version: 3, name: "catalog", sql: include_str!("0002_catalog.sql") },
     Migration { version: 4, name: "console", sql: include_str!("0003_console.sql") },
+    Migration { version: 5, name: "usage", sql: include_str!("0004_usage.sql") },
 ];

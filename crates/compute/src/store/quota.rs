@@ -2,9 +2,8 @@
 //! themselves, so it can neither drift nor leak.
 
 use super::quota_sets;
-use super::servers::Server;
 use caelum_base::{Error, Result};
-use caelum_store::{Query, Tx};
+use caelum_store::{Tx, params};
 
 /// What servers use of a project's quota.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,13 +15,19 @@ pub struct Usage {
 
 /// What a project's servers use now.
 pub fn usage(tx: &mut Tx<'_>, project_id: &str) -> Result<Usage> {
-    let q = Query::new().eq("project_id", project_id);
-    Ok(Usage { instances: tx.count::<Server>(&q)?, cores: tx.sum::<Server>("vcpus", &q)?, ram_mb: tx.sum::<Server>("ram_mb", &q)? })
+    // One pass over an index that holds all three, because a project may have thousands of servers.
+    let sql = "SELECT COUNT(*) AS n, CAST(COALESCE(SUM(vcpus), 0) AS BIGINT) AS c, CAST(COALESCE(SUM(ram_mb), 0) AS BIGINT) AS r \
+               FROM servers WHERE project_id = $1";
+    let row = tx.query_opt(sql, params![project_id])?.ok_or_else(|| Error::internal("an aggregate returned no row"))?;
+    Ok(Usage { instances: row.int("n")?, cores: row.int("c")?, ram_mb: row.int("r")? })
 }
 
 /// Whether the project may use `more`. Errors: `OverQuota` in upstream's words.
 pub fn check(tx: &mut Tx<'_>, project_id: &str, more: Usage) -> Result<()> {
     let limits = quota_sets::effective(tx, project_id)?;
+    if ["instances", "cores", "ram"].iter().all(|name| limits.get(*name).is_none_or(|l| *l < 0)) {
+        return Ok(());
+    }
     let used = usage(tx, project_id)?;
     let wanted = [("instances", used.instances, more.instances), ("cores", used.cores, more.cores), ("ram", used.ram_mb, more.ram_mb)];
     let mut over = Vec::new();
