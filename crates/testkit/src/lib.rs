@@ -134,6 +134,15 @@ impl TestCloud {
 
     /// With further headers.
     pub async fn call_with(&self, method: Method, path: &str, token: &str, headers: &[(&str, &str)], body: Option<Value>) -> Answer {
+        let mut headers = headers.to_vec();
+        if body.is_some() && !headers.iter().any(|(k, _)| k.eq_ignore_ascii_case("content-type")) {
+            headers.push(("content-type", "application/json"));
+        }
+        self.call_bytes(method, path, token, &headers, body.map(|v| v.to_string().into_bytes())).await
+    }
+
+    /// With a body of any bytes and exactly these headers besides the token.
+    pub async fn call_bytes(&self, method: Method, path: &str, token: &str, headers: &[(&str, &str)], body: Option<Vec<u8>>) -> Answer {
         let mut req = Request::builder().method(method).uri(format!("{}{path}", self.url));
         if !token.is_empty() {
             req = req.header("x-auth-token", token);
@@ -141,16 +150,9 @@ impl TestCloud {
         for (k, v) in headers {
             req = req.header(*k, *v);
         }
-        let body = match body {
-            Some(v) => {
-                if !headers.iter().any(|(k, _)| k.eq_ignore_ascii_case("content-type")) {
-                    req = req.header("content-type", "application/json");
-                }
-                full(v.to_string())
-            }
-            None => caelum_rest::empty(),
-        };
-        let response = self.http.request(req.body(body).expect("a valid request")).await.expect("the cloud answers");
+        let body = body.map_or_else(caelum_rest::empty, full);
+        let response = self.http.request(req.body(body).expect("a valid request")).await;
+        let response = response.unwrap_or_else(|e| panic!("no answer to {path} {headers:?}: {e:?}"));
         let (parts, body) = response.into_parts();
         let bytes = read_limited(body.map_err(Into::into).boxed_unsync(), 64 << 20).await.expect("a whole body");
         let text = String::from_utf8_lossy(&bytes).into_owned();
