@@ -46,9 +46,32 @@ async fn start() -> Result<(u16, Task)> {
     Ok((port, Task(task)))
 }
 
+/// The beginning of RFB 3.8 without authentication: a small black screen that never changes.
 async fn greet(mut stream: TcpStream) -> std::io::Result<()> {
     stream.write_all(b"RFB 003.008\n").await?;
+    let mut version = [0; 12];
+    stream.read_exact(&mut version).await?;
+    // One security type, "none", and word that it was accepted.
+    stream.write_all(&[1, 1]).await?;
+    let mut byte = [0; 1];
+    stream.read_exact(&mut byte).await?;
+    stream.write_all(&0u32.to_be_bytes()).await?;
+    stream.read_exact(&mut byte).await?;
+    stream.write_all(&screen()).await?;
     let mut buffer = [0; 256];
     while stream.read(&mut buffer).await? > 0 {}
     Ok(())
+}
+
+/// The server's half of the initialisation: size, pixel format, name.
+fn screen() -> Vec<u8> {
+    let name = b"simulated guest";
+    let mut out = Vec::with_capacity(24 + name.len());
+    out.extend_from_slice(&720u16.to_be_bytes());
+    out.extend_from_slice(&400u16.to_be_bytes());
+    // 32 bits, depth 24, little endian, true colour; maxima 255; shifts 16, 8, 0; padding.
+    out.extend_from_slice(&[32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 0, 0, 0]);
+    out.extend_from_slice(&15u32.to_be_bytes());
+    out.extend_from_slice(name);
+    out
 }
