@@ -1,5 +1,7 @@
 //! Versions, quota, usage and groups through the API.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use serde_json::{Value, json};

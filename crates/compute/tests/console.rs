@@ -1,5 +1,7 @@
 //! Consoles: tokens through the API, the page, and bytes through the WebSocket.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use caelum_base::Result;

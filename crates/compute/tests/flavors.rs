@@ -1,5 +1,7 @@
 //! Flavors, their access lists and extra specs through the API.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use caelum_base::Timestamp;

@@ -1,5 +1,7 @@
 //! Zones, services, hypervisors and aggregates through the API.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use serde_json::{Value, json};

@@ -1,5 +1,7 @@
 //! Key pairs through the API.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use serde_json::{Value, json};

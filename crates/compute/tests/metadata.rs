@@ -1,5 +1,7 @@
 //! The metadata service as the network's proxies call it, and the config drive.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use caelum_base::Secret;

@@ -1,5 +1,7 @@
 //! Security groups and images in compute's old form.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use serde_json::{Value, json};

@@ -1,5 +1,7 @@
 //! The image service through its HTTP interface: metadata, visibility, sharing.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use http::Method;

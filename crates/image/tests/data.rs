@@ -1,5 +1,7 @@
 //! Image bytes: uploads good and bad, downloads, staging, imports, restarts.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use bytes::Bytes;

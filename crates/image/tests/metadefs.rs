@@ -1,5 +1,7 @@
 //! Metadata definitions through the HTTP interface.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use http::Method;

@@ -1,5 +1,7 @@
 //! Networks, subnets, ports and binding over the API.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use common::{DEMO, kind, net};

@@ -1,5 +1,7 @@
 //! Routers, floating addresses, security groups, tags, RBAC and quotas over the API.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use common::{DEMO, Net, OTHER, kind, net};

@@ -1,6 +1,8 @@
 //! Servers come and go in crowds, deletes overtake creates, the node stops in the middle; afterwards
 //! nothing is stuck and nothing is left.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use caelum_testkit::TestCloud;
 use http::Method;
 use serde_json::{Value, json};

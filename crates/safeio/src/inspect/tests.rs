@@ -86,7 +86,7 @@ fn clean_images_pass() {
         (Raw, vec![0; 4096]), (Raw, mbr()), (Raw, gpt()), (Qcow2, qcow2(2)), (Qcow2, qcow2(3)), (Iso, iso()),
         (Vmdk, vmdk(DESCRIPTOR)), (Vmdk, stream_vmdk()), (Iso, with(&iso(), 510, b"\x55\xaa")), (Ari, b"\x1f\x8bxyz".to_vec()),
     ] {
-        let info = verdict(&data, Some(format)).expect(format.as_str());
+        let info = verdict(&data, Some(format)).unwrap_or_else(|e| panic!("{}: {e:?}", format.as_str()));
         assert_eq!(info.format, format);
     }
     assert_eq!(verdict(&gpt(), None).unwrap().partition_table, PartitionTable::Gpt);
