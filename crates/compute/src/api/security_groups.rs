@@ -301,7 +301,9 @@ async fn rule_create(mut cx: Ctx<State>) -> Result<Reply> {
         known = names(&[fetch(&cx, group).await?]);
     }
     let call = cx.state.peers.network.post("/v2.0/security-group-rules").as_user(&cx.auth().token).json(&body);
-    let made = call.fetch::<OneRule>().await.map_err(|e| gone(e, &new.parent_group_id))?;
+    // A rule that exists already is a bad request here.
+    let refused = |e: Error| if e.is_conflict() { Error::invalid(e.message) } else { gone(e, &new.parent_group_id) };
+    let made = call.fetch::<OneRule>().await.map_err(refused)?;
     Reply::ok(&json!({"security_group_rule": rule_view(&made.security_group_rule, &known)}))
 }
 
