@@ -344,3 +344,33 @@ pub struct AddressView<'a> {
     addr: &'a str,
     version: u8,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::servers::{Fault, FixedIp, Lock, ServerPort, ServerVolume};
+
+    /// Text and value agree, so keys stand in order and none twice, in every version and kind.
+    #[test]
+    fn keys_are_written_once_and_in_order() {
+        let mut s = crate::tests::blank_server();
+        s.lock = Some(Lock { by: "owner".into(), reason: None });
+        s.host = Some("h".into());
+        s.security_groups = vec!["default".into()];
+        s.volumes = vec![ServerVolume { volume_id: "v".into(), ..ServerVolume::default() }];
+        let ip = FixedIp { address: "10.0.0.2".into(), floating_ips: vec!["192.0.2.7".into()], ..FixedIp::default() };
+        s.ports = vec![ServerPort { network_name: "n".into(), mac: "fa:16:3e:00:00:01".into(), fixed_ips: vec![ip], ..ServerPort::default() }];
+        let mut broken = s.clone();
+        broken.state = VmState::Error;
+        broken.fault = Some(Fault { code: 400, created: s.created_at, message: "m".into(), details: "d".into() });
+        for (minor, extended) in (1..=100).flat_map(|minor| [(minor, false), (minor, true)]) {
+            let base = "http://cloud/compute".to_string();
+            let viewer = Viewer { version: Version(2, minor), base, extended, host_status: extended, admin: extended };
+            for (server, kind) in [&s, &broken].into_iter().flat_map(|s| [Kind::List, Kind::Full, Kind::Update, Kind::Rebuild].map(|k| (s, k))) {
+                let text = serde_json::to_string(&viewer.server(server, kind, Some("data"))).expect("a view is text");
+                let value: Value = serde_json::from_str(&text).expect("and JSON");
+                assert_eq!(text, value.to_string(), "2.{minor} {kind:?}");
+            }
+        }
+    }
+}
