@@ -164,7 +164,12 @@ impl Bus {
     }
 
     /// Asks one server of the topic and waits for the answer, at most `deadline`.
-    pub async fn call<Req: Serialize + ?Sized, Rep: DeserializeOwned>(&self, topic: &str, request: &Req, deadline: Duration) -> Result<Rep> {
+    pub async fn call<Req: Serialize + ?Sized, Rep: DeserializeOwned>(
+        &self,
+        topic: &str,
+        request: &Req,
+        deadline: Duration,
+    ) -> Result<Rep> {
         let reply = self.driver.call(topic, encode(request)?, deadline).await??;
         serde_json::from_slice(&reply).map_err(|e| unreadable("reply", e))
     }

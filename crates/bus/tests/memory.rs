@@ -66,7 +66,12 @@ async fn a_server_that_goes_tells_those_who_wait() {
         std::future::pending::<Result<()>>()
     };
     let served = bus.serve("t", hang, Options { concurrency: 1, queue: 1 });
-    let spawn = || tokio::spawn({ let bus = bus.clone(); async move { bus.call::<_, ()>("t", &(), SOON).await } });
+    let spawn = || {
+        tokio::spawn({
+            let bus = bus.clone();
+            async move { bus.call::<_, ()>("t", &(), SOON).await }
+        })
+    };
     let calls = [spawn(), spawn(), spawn()];
     entered.notified().await;
     tokio::task::yield_now().await;
@@ -145,7 +150,12 @@ async fn notifications_have_the_envelope() {
 async fn many_callers_share_a_few_workers() {
     let bus = bus();
     let _served = bus.serve("t", answer, Options { concurrency: 3, queue: 4 });
-    let calls = (0..500).map(|i| tokio::spawn({ let bus = bus.clone(); async move { ask(&bus, Ask::Double(i)).await } }));
+    let calls = (0..500).map(|i| {
+        tokio::spawn({
+            let bus = bus.clone();
+            async move { ask(&bus, Ask::Double(i)).await }
+        })
+    });
     for (i, c) in calls.collect::<Vec<_>>().into_iter().enumerate() {
         assert_eq!(c.await.unwrap().unwrap(), i64::try_from(i).unwrap() * 2);
     }

@@ -52,7 +52,9 @@ pub fn settings(run: &RunArgs) -> Result<Settings> {
     }
     // These choose directories and files, or belong to the tests, and are no options.
     let own = |k: &str| {
-        k.starts_with("CAELUM_") && !k.starts_with("CAELUM_TEST_") && !matches!(k, "CAELUM_DATA" | "CAELUM_CONFIG" | "CAELUM_CACHE" | "CAELUM_PROGRAM")
+        k.starts_with("CAELUM_")
+            && !k.starts_with("CAELUM_TEST_")
+            && !matches!(k, "CAELUM_DATA" | "CAELUM_CONFIG" | "CAELUM_CACHE" | "CAELUM_PROGRAM")
     };
     let env = std::env::vars().filter(|(k, _)| own(k));
     let mut cli = Vec::new();

@@ -47,13 +47,22 @@ async fn limits_and_quota() {
     let path = format!("/v2.1/os-quota-sets/{PROJECT}");
     assert_eq!(c.get("other", "", &path).await.0, 403);
     let (_, v) = c.get("reader", "", &path).await;
-    assert_eq!((&v["quota_set"]["id"], &v["quota_set"]["injected_files"], &v["quota_set"]["fixed_ips"]), (&json!(PROJECT), &json!(5), &json!(-1)));
+    assert_eq!(
+        (&v["quota_set"]["id"], &v["quota_set"]["injected_files"], &v["quota_set"]["fixed_ips"]),
+        (&json!(PROJECT), &json!(5), &json!(-1))
+    );
     let put = format!("PUT {path}");
     assert_eq!(c.call("member", "", &put, json!({"quota_set": {"ram": 1}})).await.0, 403);
     assert_eq!(c.call("admin", "", &put, json!({"quota_set": {"ram": 1}})).await.0, 400);
     assert_eq!(c.call("admin", "", &put, json!({"quota_set": {"ram": 1, "force": "True"}})).await.1["quota_set"]["ram"], 1);
     assert_eq!(c.call("admin", "", &put, json!({"quota_set": {"ram": "5120"}})).await.0, 200);
-    for (version, bad) in [("", json!({"foo": 1})), ("", json!({"ram": -2})), ("", json!({"ram": "x"})), ("2.36", json!({"fixed_ips": 1})), ("2.57", json!({"injected_files": 1}))] {
+    for (version, bad) in [
+        ("", json!({"foo": 1})),
+        ("", json!({"ram": -2})),
+        ("", json!({"ram": "x"})),
+        ("2.36", json!({"fixed_ips": 1})),
+        ("2.57", json!({"injected_files": 1})),
+    ] {
         assert_eq!(c.call("admin", version, &put, json!({"quota_set": bad})).await.0, 400);
     }
     let (_, v) = c.get("admin", "2.57", &format!("{path}/detail")).await;
@@ -68,7 +77,10 @@ async fn limits_and_quota() {
     assert_eq!(c.get("admin", "", &path).await.1["quota_set"]["ram"], 51_200);
     let class = "/v2.1/os-quota-class-sets/default";
     assert_eq!(c.get("member", "", class).await.0, 403);
-    assert_eq!(c.call("admin", "2.50", &format!("PUT {class}"), json!({"quota_class_set": {"cores": 120}})).await.1["quota_class_set"]["cores"], 120);
+    assert_eq!(
+        c.call("admin", "2.50", &format!("PUT {class}"), json!({"quota_class_set": {"cores": 120}})).await.1["quota_class_set"]["cores"],
+        120
+    );
     assert_eq!(c.get("admin", "2.50", class).await.1["quota_class_set"]["id"], "default");
     assert_eq!(c.get("reader", "", &path).await.1["quota_set"]["cores"], 120);
 }
@@ -104,12 +116,18 @@ async fn server_groups() {
     c.put(s).await;
     let path = format!("/v2.1/os-server-groups/{id}");
     let (_, v) = c.get("reader", "2.64", &path).await;
-    assert_eq!((&v["server_group"]["policy"], &v["server_group"]["rules"], &v["server_group"]["members"]), (&json!("affinity"), &json!({}), &json!([ID])));
+    assert_eq!(
+        (&v["server_group"]["policy"], &v["server_group"]["rules"], &v["server_group"]["members"]),
+        (&json!("affinity"), &json!({}), &json!([ID]))
+    );
     assert_eq!(c.get("other", "", &path).await.0, 404);
     assert_eq!(c.get("other", "", "/v2.1/os-server-groups").await.1, json!({"server_groups": []}));
     assert_eq!(c.get("admin", "", "/v2.1/os-server-groups?all_projects").await.1["server_groups"][0]["id"], id);
     let ruled = json!({"server_group": {"name": "r", "policy": "anti-affinity", "rules": {"max_server_per_host": 3}}});
-    assert_eq!(c.call("member", "2.64", "POST /v2.1/os-server-groups", ruled).await.1["server_group"]["rules"], json!({"max_server_per_host": 3}));
+    assert_eq!(
+        c.call("member", "2.64", "POST /v2.1/os-server-groups", ruled).await.1["server_group"]["rules"],
+        json!({"max_server_per_host": 3})
+    );
     let wrong = json!({"server_group": {"name": "r", "policy": "affinity", "rules": {"max_server_per_host": 3}}});
     assert_eq!(c.call("member", "2.64", "POST /v2.1/os-server-groups", wrong).await.0, 400);
     assert_eq!(c.call("reader", "", &format!("DELETE {path}"), Value::Null).await.0, 403);

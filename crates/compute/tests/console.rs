@@ -132,7 +132,9 @@ async fn the_page_and_the_socket() {
     let html = raw(handle.addr, &format!("GET {page} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), "</html>").await;
     assert!(html.starts_with("HTTP/1.1 200") && html.contains("noVNC") && html.contains("<script"), "{html}");
     assert!(raw(handle.addr, "GET /viewer.js HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "RFB").await.contains("text/javascript"));
-    assert!(raw(handle.addr, "GET /etc/passwd HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "\r\n\r\n").await.starts_with("HTTP/1.1 404"));
+    assert!(
+        raw(handle.addr, "GET /etc/passwd HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "\r\n\r\n").await.starts_with("HTTP/1.1 404")
+    );
 
     let socket = page.split_once("path=").unwrap().1.replace("%3F", "?").replace("%3D", "=");
     let mut request = format!("ws://{}/{socket}", handle.addr).into_client_request().unwrap();

@@ -5,9 +5,9 @@
 mod support;
 
 use caelum_base::Timestamp;
-use serde_json::{Value, json};
 use caelum_compute::store::flavors::Flavor;
 use caelum_store::Query;
+use serde_json::{Value, json};
 use support::{Cloud, OTHER, PROJECT, cloud};
 
 /// A cloud without the default flavors.
@@ -45,7 +45,16 @@ async fn create_show_page_and_delete() {
     let id = f["id"].as_str().unwrap().to_string();
     assert_eq!(f["links"][0]["href"], format!("http://cloud/compute/v2.1/flavors/{id}"));
     assert_eq!(c.call("admin", "", "POST /v2.1/flavors", flavor("a")).await.0, 409);
-    for (field, value) in [("ram", json!(0)), ("vcpus", json!(0)), ("disk", json!(-1)), ("name", json!(" x")), ("id", json!("a/b")), ("rxtx_factor", json!(0)), ("foo", json!(1)), ("description", json!("x"))] {
+    for (field, value) in [
+        ("ram", json!(0)),
+        ("vcpus", json!(0)),
+        ("disk", json!(-1)),
+        ("name", json!(" x")),
+        ("id", json!("a/b")),
+        ("rxtx_factor", json!(0)),
+        ("foo", json!(1)),
+        ("description", json!("x")),
+    ] {
         let mut bad = flavor("b");
         bad["flavor"][field] = value;
         assert_eq!(c.call("admin", "", "POST /v2.1/flavors", bad).await.0, 400, "{field}");

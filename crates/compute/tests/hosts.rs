@@ -30,7 +30,10 @@ async fn services_and_zones() {
     let off = json!({"status": "disabled", "disabled_reason": "repair", "forced_down": true});
     let (status, v) = c.call("admin", "2.53", &put, off).await;
     assert_eq!((status, &v["service"]["state"], &v["service"]["disabled_reason"]), (200, &json!("down"), &json!("repair")));
-    assert_eq!(c.call("admin", "2.53", "PUT /v2.1/os-services/dddddddd-0000-4000-8000-000000000001", json!({"status": "enabled"})).await.0, 404);
+    assert_eq!(
+        c.call("admin", "2.53", "PUT /v2.1/os-services/dddddddd-0000-4000-8000-000000000001", json!({"status": "enabled"})).await.0,
+        404
+    );
     let (_, v) = c.get("admin", "", "/v2.1/os-availability-zone/detail").await;
     let zone = v["availabilityZoneInfo"].as_array().unwrap().iter().find(|z| z["zoneName"] == "nova").unwrap();
     assert_eq!((&zone["zoneState"]["available"], &zone["hosts"]["host1"]["nova-compute"]["available"]), (&json!(false), &json!(false)));
@@ -49,7 +52,10 @@ async fn hypervisors() {
     c.put(server(ID)).await;
     let (_, v) = c.get("admin", "", "/v2.1/os-hypervisors/detail").await;
     let h = &v["hypervisors"][0];
-    assert_eq!((&h["vcpus_used"], &h["memory_mb_used"], &h["running_vms"], &h["hypervisor_hostname"]), (&json!(1), &json!(512), &json!(1), &json!("host1")));
+    assert_eq!(
+        (&h["vcpus_used"], &h["memory_mb_used"], &h["running_vms"], &h["hypervisor_hostname"]),
+        (&json!(1), &json!(512), &json!(1), &json!("host1"))
+    );
     assert!(h["cpu_info"].is_string() && h["id"].is_i64());
     let path = format!("/v2.1/os-hypervisors/{}", h["id"]);
     assert!(c.get("admin", "", &format!("{path}/uptime")).await.1["hypervisor"]["uptime"].as_str().unwrap().contains("load average"));

@@ -31,8 +31,7 @@ async fn ask(c: &Cloud, method: &str, path: &str, headers: &[(&str, &str)], body
 
 async fn get(c: &Cloud, path: &str) -> (u16, String) {
     let signature = sign("s3cret", "10.0.0.5|router1");
-    let headers =
-        [("x-forwarded-for", "10.0.0.5"), ("x-neutron-router-id", "router1"), ("x-metadata-proxy-signature", signature.as_str())];
+    let headers = [("x-forwarded-for", "10.0.0.5"), ("x-neutron-router-id", "router1"), ("x-metadata-proxy-signature", signature.as_str())];
     ask(c, "GET", path, &headers, "").await
 }
 
@@ -95,7 +94,15 @@ async fn only_a_right_signature_counts() {
         (403, vec![("x-forwarded-for", "10.0.0.5"), ("x-neutron-router-id", "router1"), ("x-metadata-proxy-signature", &other)]),
         (403, vec![("x-forwarded-for", "10.0.0.6"), ("x-neutron-router-id", "router1"), ("x-metadata-proxy-signature", &right)]),
         (403, vec![("x-forwarded-for", "10.0.0.5"), ("x-neutron-network-id", "net1"), ("x-metadata-proxy-signature", &right)]),
-        (403, vec![("x-forwarded-for", "10.0.0.5"), ("x-forwarded-for", "10.0.0.6"), ("x-neutron-router-id", "router1"), ("x-metadata-proxy-signature", &right)]),
+        (
+            403,
+            vec![
+                ("x-forwarded-for", "10.0.0.5"),
+                ("x-forwarded-for", "10.0.0.6"),
+                ("x-neutron-router-id", "router1"),
+                ("x-metadata-proxy-signature", &right),
+            ],
+        ),
         (404, vec![("x-forwarded-for", "10.0.0.9"), ("x-neutron-router-id", "router1"), ("x-metadata-proxy-signature", &unknown)]),
     ] {
         assert_eq!(ask(&c, "GET", path, &headers, "").await.0, status, "{headers:?}");
@@ -121,7 +128,11 @@ async fn a_guest_posts_its_password_once() {
 async fn config_drive() {
     let c = ready().await;
     let s = server(ID);
-    let data = caelum_compute::store::servers::ServerData { id: ID.into(), user_data: Some("//79".into()), files: vec![("/etc/motd".into(), "aGk=".into())] };
+    let data = caelum_compute::store::servers::ServerData {
+        id: ID.into(),
+        user_data: Some("//79".into()),
+        files: vec![("/etc/motd".into(), "aGk=".into())],
+    };
     let files = caelum_compute::metadata::config_drive_files(c.service.state(), &s, &data).await.unwrap();
     assert_eq!(files["openstack/latest/user_data"], "//79");
     assert_eq!(files["openstack/content/0000"], "hi");

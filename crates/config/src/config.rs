@@ -94,11 +94,7 @@ impl Schema {
         }
         loader.env(&layers.env);
         loader.cli(&layers.cli);
-        if loader.problems.is_empty() {
-            Ok(Config { values: loader.values })
-        } else {
-            Err(Error::invalid(loader.problems.join("\n")))
-        }
+        if loader.problems.is_empty() { Ok(Config { values: loader.values }) } else { Err(Error::invalid(loader.problems.join("\n"))) }
     }
 }
 
@@ -310,11 +306,7 @@ impl Config {
 
     /// All options in order of name, secrets masked.
     pub fn show(&self) -> Vec<Row> {
-        let row = |(name, (value, source)): (&&'static str, &(Value, Source))| Row {
-            name,
-            value: value.show(),
-            source: source.clone(),
-        };
+        let row = |(name, (value, source)): (&&'static str, &(Value, Source))| Row { name, value: value.show(), source: source.clone() };
         self.values.iter().map(row).collect()
     }
 }

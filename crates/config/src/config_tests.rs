@@ -136,10 +136,7 @@ fn faulty_environment_and_command_line() {
 
 #[test]
 fn all_problems_are_reported_together() {
-    let layers = Layers::new()
-        .file("c.toml", "a = 1\ndebug = 'x'\n")
-        .env(pairs(&[("CAELUM_B", "1")]))
-        .cli(pairs(&[("c", "1")]));
+    let layers = Layers::new().file("c.toml", "a = 1\ndebug = 'x'\n").env(pairs(&[("CAELUM_B", "1")])).cli(pairs(&[("c", "1")]));
     assert_eq!(problem(&layers).lines().count(), 4);
 }
 
@@ -165,10 +162,7 @@ fn the_sample_file_loads_once_uncommented() {
     let sample = s.sample_toml();
     assert!(sample.contains("[store]\n") && sample.contains("# Where state is kept.\n# A path"), "{sample}");
     assert!(s.load(&Layers::new().file("c", &sample)).is_ok());
-    let active: Vec<&str> = sample
-        .lines()
-        .map(|l| if l.starts_with("# ") { l } else { l.strip_prefix('#').unwrap_or(l) })
-        .collect();
+    let active: Vec<&str> = sample.lines().map(|l| if l.starts_with("# ") { l } else { l.strip_prefix('#').unwrap_or(l) }).collect();
     let c = s.load(&Layers::new().file("c", active.join("\n"))).unwrap();
     let defaults = s.load(&Layers::new()).unwrap();
     for (row, default) in c.show().iter().zip(defaults.show()) {

@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 pub enum Kind {
     Str,
     /// Both bounds are allowed values.
-    Int { min: i64, max: i64 },
+    Int {
+        min: i64,
+        max: i64,
+    },
     Bool,
     /// Bytes: `10G`, `512MiB`, `4096`. Units are powers of 1024.
     Size,
@@ -82,8 +85,7 @@ impl Schema {
         let mut schema = Self { by_name: BTreeMap::new(), by_env: BTreeMap::new() };
         for opt in groups.into_iter().flatten() {
             let bad = |why: &str| Err(Error::invalid(format!("option {}: {why}", opt.name)));
-            let segment_ok =
-                |s: &str| !s.is_empty() && s.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            let segment_ok = |s: &str| !s.is_empty() && s.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
             if !opt.name.split('.').all(segment_ok) {
                 return bad("the name must be lower case words, digits and _ joined by dots");
             }

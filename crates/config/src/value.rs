@@ -22,9 +22,7 @@ impl Value {
             Kind::Str | Kind::Path => Some(Self::Text(text.to_owned())),
             Kind::SecretStr => Some(Self::Secret(Secret::new(text.to_owned()))),
             Kind::Enum(allowed) => allowed.contains(&text).then(|| Self::Text(text.to_owned())),
-            Kind::Int { min, max } => {
-                text.trim().parse().ok().filter(|n| (min..=max).contains(n)).map(Self::Int)
-            }
+            Kind::Int { min, max } => text.trim().parse().ok().filter(|n| (min..=max).contains(n)).map(Self::Int),
             Kind::Bool => parse_bool(text.trim()).map(Self::Bool),
             Kind::Size => parse_size(text.trim()).map(Self::Bytes),
             Kind::Duration => parse_duration(text.trim()).map(Self::Duration),

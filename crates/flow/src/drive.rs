@@ -194,7 +194,9 @@ impl<F: Flow<C>, C: Send + Sync + 'static> Exec<F, C> {
     fn failure(&self, cause: Cause, i: usize, last: Option<Error>) -> Failure {
         let step = self.steps.get(i).or(self.steps.last()).map_or("", |s| s.name).to_string();
         let error = match (cause, last) {
-            (Cause::Deadline, Some(e)) => Error::timeout(format!("The operation did not finish in time. {}", e.message)).code("deadline").caused_by(e),
+            (Cause::Deadline, Some(e)) => {
+                Error::timeout(format!("The operation did not finish in time. {}", e.message)).code("deadline").caused_by(e)
+            }
             (Cause::Error, Some(e)) => e,
             _ => describe(cause),
         };
@@ -232,7 +234,16 @@ impl<F: Flow<C>, C: Send + Sync + 'static> Exec<F, C> {
             tracing::debug!(flow = self.at.id, step = step.name, attempt, error = %error.chain(), "step is tried again");
             last = Some(error);
             let wait = self.core.backoff(self.core.options.retry, attempt - 1);
-            if let Attempt::Cut(cause) = self.interruptible(async { tokio::time::sleep(wait).await; Ok(()) }, true).await? {
+            if let Attempt::Cut(cause) = self
+                .interruptible(
+                    async {
+                        tokio::time::sleep(wait).await;
+                        Ok(())
+                    },
+                    true,
+                )
+                .await?
+            {
                 return Ok(Moved::Failed(self.failure(cause, i, last), undo_to(dirty)));
             }
         }
@@ -352,7 +363,9 @@ impl<F: Flow<C>, C: Send + Sync + 'static> Exec<F, C> {
                     return Ok(Moved::On);
                 }
                 Err(e) if e.code == rows::LOST => return Err(Halt::Lost),
-                Err(e) if e.code == rows::CANCELLED => return Ok(Moved::Failed(self.failure(Cause::Cancelled, next.saturating_sub(1), None), next)),
+                Err(e) if e.code == rows::CANCELLED => {
+                    return Ok(Moved::Failed(self.failure(Cause::Cancelled, next.saturating_sub(1), None), next));
+                }
                 // A transaction step retries as any step does; a plain save repeats here, because
                 // the step itself must not.
                 Err(e) if ran_tx || !e.is_retryable() => {

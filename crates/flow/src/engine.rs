@@ -202,7 +202,11 @@ impl<C: Send + Sync + 'static> Flows<C> {
         let now = self.core.env.now();
         let rows = self.core.db.read(move |tx| rows::overdue(tx, now)).await?;
         let late = rows.into_iter().map(|r| r.info).filter(|i| now.since(i.deadline) > OVERDUE);
-        Ok(late.map(|i| format!("flow {} {} of {}: {} at step {}, due since {}", i.kind, i.id, i.resource_id, i.state, i.step, i.deadline.iso_z())).collect())
+        Ok(late
+            .map(|i| {
+                format!("flow {} {} of {}: {} at step {}, due since {}", i.kind, i.id, i.resource_id, i.state, i.step, i.deadline.iso_z())
+            })
+            .collect())
     }
 
     /// Waits for the end of a flow. A flow without a row counts as done.

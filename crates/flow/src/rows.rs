@@ -203,7 +203,8 @@ pub(crate) fn finish(tx: &mut Tx<'_>, f: &Fence) -> Result<()> {
 
 /// Sets the cancel mark on the running flows of these kinds; returns their ids.
 pub(crate) fn cancel(tx: &mut Tx<'_>, resource_id: &str, cancellable: impl Fn(&str) -> bool) -> Result<Vec<String>> {
-    let rows = tx.query("SELECT id, kind FROM flows WHERE resource_id = $1 AND state_name = 'running' AND cancel = 0", params![resource_id])?;
+    let rows =
+        tx.query("SELECT id, kind FROM flows WHERE resource_id = $1 AND state_name = 'running' AND cancel = 0", params![resource_id])?;
     let mut out = Vec::new();
     for r in rows {
         if cancellable(&r.text("kind")?) {
@@ -250,7 +251,9 @@ pub(crate) struct Owned {
 pub(crate) fn owned(tx: &mut Tx<'_>, owner: &str) -> Result<Vec<Owned>> {
     let sql = format!("SELECT id, epoch, cancel, lease_until FROM flows WHERE owner = $1 AND {UNFINISHED} ORDER BY created_at");
     let rows = tx.query(&sql, params![owner])?;
-    rows.iter().map(|r| Ok(Owned { id: r.text("id")?, epoch: r.int("epoch")?, cancel: r.bool("cancel")?, lease_until: r.time("lease_until")? })).collect()
+    rows.iter()
+        .map(|r| Ok(Owned { id: r.text("id")?, epoch: r.int("epoch")?, cancel: r.bool("cancel")?, lease_until: r.time("lease_until")? }))
+        .collect()
 }
 
 /// Unfinished flows whose deadline passed before `then`, oldest first: their undos do not succeed.

@@ -94,7 +94,13 @@ where
                 continue;
             }
             let after = snapshot(world).await;
-            assert_eq!(after, before, "{}: step {} failed (after its effect: {late}); something was left or is missing", F::KIND, step.name);
+            assert_eq!(
+                after,
+                before,
+                "{}: step {} failed (after its effect: {late}); something was left or is missing",
+                F::KIND,
+                step.name
+            );
         }
     }
 }

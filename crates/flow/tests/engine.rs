@@ -244,7 +244,8 @@ async fn drain_gives_flows_back_and_the_next_engine_goes_on_at_once() {
         assert_eq!(lab.log.lock().unwrap().len(), 2, "an interrupted step is not undone by a drain");
         let row = db.read(|tx| tx.query_opt("SELECT owner, step FROM flows", &[])).await.unwrap().unwrap();
         assert_eq!((row.text("owner").unwrap(), row.int("step").unwrap()), (String::new(), 3));
-        let second = Flows::with_options(db.clone(), Env::system(), "n2", FlowOptions { poll: Duration::from_secs(60), ..quick() }).register::<Make>();
+        let second = Flows::with_options(db.clone(), Env::system(), "n2", FlowOptions { poll: Duration::from_secs(60), ..quick() })
+            .register::<Make>();
         second.spawn(lab.clone());
         lab.entered.notified().await;
         cancel(&db, &second, "x").await;

@@ -92,8 +92,7 @@ pub fn layout(spec: &GuestSpec) -> Result<Vec<DiskSlot<'_>>> {
     used.insert(root.clone());
     let role = boot_volume.map_or(DiskRole::Root, DiskRole::Volume);
     slots.push(DiskSlot { name: root, role, boot_order: Some(1) });
-    let rest: Vec<&VolumeDisk> =
-        spec.volumes.iter().filter(|v| boot_volume.is_none_or(|b| b.volume_id != v.volume_id)).collect();
+    let rest: Vec<&VolumeDisk> = spec.volumes.iter().filter(|v| boot_volume.is_none_or(|b| b.volume_id != v.volume_id)).collect();
     // Names somebody asked for are taken first, so that an automatic name never collides.
     for v in &rest {
         if let Some(name) = wanted(v, prefix) {

@@ -194,7 +194,9 @@ impl Disks {
         let path = self.paths(guest_id)?.spec();
         match std::fs::read(&path) {
             // Never taken for absent: an absent one lets the next spawn make the disks anew.
-            Ok(b) => serde_json::from_slice(&b).map(Some).map_err(|e| Error::internal(format!("cannot read {}", path.display())).caused_by(e)),
+            Ok(b) => {
+                serde_json::from_slice(&b).map(Some).map_err(|e| Error::internal(format!("cannot read {}", path.display())).caused_by(e))
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(io("read", &path)(e)),
         }
@@ -298,11 +300,8 @@ fn publish(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn base_of(path: PathBuf, format: &'static str) -> Result<Base> {
-    let virtual_bytes = if format == "qcow2" {
-        qcow2::self_contained_size(&path)?
-    } else {
-        std::fs::metadata(&path).map_err(io("look at", &path))?.len()
-    };
+    let virtual_bytes =
+        if format == "qcow2" { qcow2::self_contained_size(&path)? } else { std::fs::metadata(&path).map_err(io("look at", &path))?.len() };
     Ok(Base { path, format, virtual_bytes })
 }
 

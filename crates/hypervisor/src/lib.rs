@@ -9,9 +9,9 @@
 
 pub mod devices;
 mod disk;
-mod qcow2;
 mod iso9660;
 mod libvirt;
+mod qcow2;
 mod sim;
 #[cfg(test)]
 mod testing;

@@ -89,9 +89,13 @@ pub struct ConfigDrive {
 pub enum PowerAction {
     Start,
     /// ACPI shutdown, forced off after `grace`.
-    Stop { grace: Duration },
+    Stop {
+        grace: Duration,
+    },
     /// ACPI reboot where the guest answers within `grace`, else a reset.
-    SoftReboot { grace: Duration },
+    SoftReboot {
+        grace: Duration,
+    },
     /// Reset.
     HardReboot,
     Pause,

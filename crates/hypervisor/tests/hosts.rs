@@ -53,7 +53,12 @@ fn spec(env: &Env, image: &[u8]) -> GuestSpec {
         swap_mib: 4,
         extra_specs: BTreeMap::new(),
         image_props: BTreeMap::new(),
-        root: RootDisk::Image { image_id: "img".to_owned(), format: "raw".to_owned(), sha512: sha512(image), size_bytes: image.len() as u64 },
+        root: RootDisk::Image {
+            image_id: "img".to_owned(),
+            format: "raw".to_owned(),
+            sha512: sha512(image),
+            size_bytes: image.len() as u64,
+        },
         volumes: Vec::new(),
         nics: Vec::new(),
         config_drive: Some(ConfigDrive { files: [("openstack/latest/meta_data.json".to_owned(), "{}".to_owned())].into() }),
@@ -211,12 +216,10 @@ async fn the_libvirt_host_keeps_the_contract() {
 /// Runs a future so that a panic inside does not skip the clean-up.
 async fn catch_panic<F: Future>(f: std::panic::AssertUnwindSafe<F>) -> std::result::Result<F::Output, Box<dyn std::any::Any + Send>> {
     let mut f = Box::pin(f.0);
-    std::future::poll_fn(move |cx| {
-        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| f.as_mut().poll(cx))) {
-            Ok(std::task::Poll::Pending) => std::task::Poll::Pending,
-            Ok(std::task::Poll::Ready(v)) => std::task::Poll::Ready(Ok(v)),
-            Err(e) => std::task::Poll::Ready(Err(e)),
-        }
+    std::future::poll_fn(move |cx| match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| f.as_mut().poll(cx))) {
+        Ok(std::task::Poll::Pending) => std::task::Poll::Pending,
+        Ok(std::task::Poll::Ready(v)) => std::task::Poll::Ready(Ok(v)),
+        Err(e) => std::task::Poll::Ready(Err(e)),
     })
     .await
 }
@@ -263,7 +266,13 @@ async fn real_extras(host: &LibvirtHost, config: LibvirtConfig) {
     let e = host.spawn(&other, &bad).await.unwrap_err();
     assert_eq!(e.kind, ErrorKind::Unavailable, "wrong bytes: {e:?}");
     assert!(host.get(&other.id).await.unwrap().is_none());
-    other.nics.push(Nic { port_id: other.id.clone(), mac: "fa:16:3e:00:00:02".to_owned(), tap: "no-such-tap".to_owned(), mtu: 1500, model: "virtio".to_owned() });
+    other.nics.push(Nic {
+        port_id: other.id.clone(),
+        mac: "fa:16:3e:00:00:02".to_owned(),
+        tap: "no-such-tap".to_owned(),
+        mtu: 1500,
+        model: "virtio".to_owned(),
+    });
     other.root = s.root.clone();
     let e = host.spawn(&other, &Images(image)).await.unwrap_err();
     eprintln!("t= no tap: {e:?}");

@@ -10,7 +10,8 @@ use std::sync::Arc;
 #[tokio::main]
 async fn main() -> Result<()> {
     let roles = ["member", "reader"];
-    let validator = StaticValidator::default().with("a", "pa", &roles).with("b", "pb", &roles).with("admin", "padmin", &["admin", "member", "reader"]);
+    let validator =
+        StaticValidator::default().with("a", "pa", &roles).with("b", "pb", &roles).with("admin", "padmin", &["admin", "member", "reader"]);
     let dir = std::env::args().nth(1).unwrap_or_else(|| "image-data".into());
     let deps = Deps {
         env: Env::system(),

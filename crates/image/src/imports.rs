@@ -37,18 +37,21 @@ pub async fn accept(state: &Arc<State>, image_id: &str, method: &'static str, ur
     let input = json!({"image_id": image_id, "import_req": body, "backend": [crate::api::STORE]});
     let task = new_task(state, "api_image_import", Some(image_id.to_string()), input, asked);
     let (id, now, t) = (image_id.to_string(), state.env.now(), task.clone());
-    state.db.write(move |tx| {
-        let mut image = tx.require::<Image>("Image", &id)?;
-        check_ready(&image, method)?;
-        image.status = "importing".into();
-        image.import_task = Some(t.id.clone());
-        image.import_failed = false;
-        image.updated_at = now;
-        image_update(tx, &mut image)?;
-        tasks_expire(tx, now)?;
-        tx.insert(&t)?;
-        Ok(())
-    }).await?;
+    state
+        .db
+        .write(move |tx| {
+            let mut image = tx.require::<Image>("Image", &id)?;
+            check_ready(&image, method)?;
+            image.status = "importing".into();
+            image.import_task = Some(t.id.clone());
+            image.import_failed = false;
+            image.updated_at = now;
+            image_update(tx, &mut image)?;
+            tasks_expire(tx, now)?;
+            tx.insert(&t)?;
+            Ok(())
+        })
+        .await?;
     spawn(state, task.id);
     Ok(())
 }
@@ -62,12 +65,15 @@ pub async fn accept_new(state: &Arc<State>, mut image: Image, input: Value, aske
     image.status = "importing".into();
     image.import_task = Some(task.id.clone());
     let (t, now) = (task.clone(), task.created_at);
-    state.db.write(move |tx| {
-        image_insert(tx, &image)?;
-        tasks_expire(tx, now)?;
-        tx.insert(&t)?;
-        Ok(())
-    }).await?;
+    state
+        .db
+        .write(move |tx| {
+            image_insert(tx, &image)?;
+            tasks_expire(tx, now)?;
+            tx.insert(&t)?;
+            Ok(())
+        })
+        .await?;
     spawn(state, task.id.clone());
     Ok(task)
 }
@@ -169,21 +175,24 @@ async fn run(state: &Arc<State>, task_id: &str) -> Result<()> {
 async fn begin(state: &Arc<State>, task_id: &str) -> Result<Option<(Task, Image, u64)>> {
     let (id, now, file) = (task_id.to_string(), state.env.now(), state.env.hex_id());
     let max = state.image_size_max_bytes;
-    state.db.write(move |tx| {
-        let Some(mut task) = tx.get::<Task>(&id)?.filter(|t| !t.finished()) else { return Ok(None) };
-        let Some(mut image) = waiting(tx, &task)? else {
-            end_task(tx, &mut task, now, Err("The image is gone."))?;
-            return Ok(None);
-        };
-        if image.staged.is_none() {
-            image.transfer = Some(format!("{}.{file}", image.id));
-            image_update(tx, &mut image)?;
-        }
-        task.status = "processing".into();
-        task.updated_at = now;
-        tx.update(&mut task)?;
-        Ok(Some((task.into_inner(), image.into_inner(), max)))
-    }).await
+    state
+        .db
+        .write(move |tx| {
+            let Some(mut task) = tx.get::<Task>(&id)?.filter(|t| !t.finished()) else { return Ok(None) };
+            let Some(mut image) = waiting(tx, &task)? else {
+                end_task(tx, &mut task, now, Err("The image is gone."))?;
+                return Ok(None);
+            };
+            if image.staged.is_none() {
+                image.transfer = Some(format!("{}.{file}", image.id));
+                image_update(tx, &mut image)?;
+            }
+            task.status = "processing".into();
+            task.updated_at = now;
+            tx.update(&mut task)?;
+            Ok(Some((task.into_inner(), image.into_inner(), max)))
+        })
+        .await
 }
 
 /// The task's image, if it still waits for it.

@@ -138,25 +138,28 @@ pub async fn upload(state: &Arc<State>, image: Stored<Image>, body: Body, expect
 async fn begin(state: &Arc<State>, image: Stored<Image>, goal: Goal) -> Result<(Image, u64)> {
     let (transfer, now, id) = (format!("{}.{}", image.id, state.env.hex_id()), state.env.now(), image.id.clone());
     let (max, quota) = (state.image_size_max_bytes, state.project_quota_bytes);
-    state.db.write(move |tx| {
-        let mut image = tx.require::<Image>("Image", &id)?;
-        let status = if goal == Goal::Active { "saving" } else { "uploading" };
-        if image.status != "queued" {
-            return Err(Error::conflict(format!("Image status transition from {} to {status} is not allowed", image.status)));
-        }
-        if image.disk_format.is_none() || image.container_format.is_none() {
-            return Err(Error::invalid("Properties disk_format, container_format must be set prior to saving data."));
-        }
-        image.status = status.into();
-        image.transfer = Some(transfer.clone());
-        image.updated_at = now;
-        let room = room(tx, &image, quota)?;
-        if room == 0 {
-            return Err(Error::over_quota("Image exceeds the storage quota: the project's storage is full."));
-        }
-        image_update(tx, &mut image)?;
-        Ok((image.into_inner(), max.min(room)))
-    }).await
+    state
+        .db
+        .write(move |tx| {
+            let mut image = tx.require::<Image>("Image", &id)?;
+            let status = if goal == Goal::Active { "saving" } else { "uploading" };
+            if image.status != "queued" {
+                return Err(Error::conflict(format!("Image status transition from {} to {status} is not allowed", image.status)));
+            }
+            if image.disk_format.is_none() || image.container_format.is_none() {
+                return Err(Error::invalid("Properties disk_format, container_format must be set prior to saving data."));
+            }
+            image.status = status.into();
+            image.transfer = Some(transfer.clone());
+            image.updated_at = now;
+            let room = room(tx, &image, quota)?;
+            if room == 0 {
+                return Err(Error::over_quota("Image exceeds the storage quota: the project's storage is full."));
+            }
+            image_update(tx, &mut image)?;
+            Ok((image.into_inner(), max.min(room)))
+        })
+        .await
 }
 
 /// Bytes the image's owner may still store.
@@ -363,17 +366,20 @@ pub async fn discard(state: &Arc<State>, name: String) {
 /// without a row go. Imports are taken up again by the caller.
 pub async fn recover(state: &Arc<State>) -> Result<()> {
     let now = state.env.now();
-    state.db.write(move |tx| {
-        let waiting = Query::new().filter(Filter::In("status", vec!["saving".into(), "uploading".into()]));
-        for mut image in tx.list::<Image>(&waiting)? {
-            if image.transfer.is_some() {
-                image.reset();
-                image.updated_at = now;
-                image_update(tx, &mut image)?;
+    state
+        .db
+        .write(move |tx| {
+            let waiting = Query::new().filter(Filter::In("status", vec!["saving".into(), "uploading".into()]));
+            for mut image in tx.list::<Image>(&waiting)? {
+                if image.transfer.is_some() {
+                    image.reset();
+                    image.updated_at = now;
+                    image_update(tx, &mut image)?;
+                }
             }
-        }
-        Ok(())
-    }).await?;
+            Ok(())
+        })
+        .await?;
     let removed = strays(state, true).await?;
     if !removed.is_empty() {
         tracing::info!(files = removed.len(), "removed image files of interrupted transfers");

@@ -27,7 +27,10 @@ async fn life_of_an_image() {
     let v = r.json();
     let id = v["id"].as_str().unwrap().to_string();
     assert!(r.header("location").ends_with(&format!("/v2/images/{id}")));
-    assert_eq!((&v["status"], &v["ramdisk_id"], &v["tags"], &v["owner"]), (&json!("queued"), &json!("r"), &json!(["a", "b"]), &json!("pa")));
+    assert_eq!(
+        (&v["status"], &v["ramdisk_id"], &v["tags"], &v["owner"]),
+        (&json!("queued"), &json!("r"), &json!(["a", "b"]), &json!("pa"))
+    );
     assert_eq!((&v["size"], &v["checksum"], &v["file"]), (&Value::Null, &Value::Null, &json!(format!("/v2/images/{id}/file"))));
     assert!(v.get("direct_url").is_none() && v.get("locations").is_none());
 
@@ -90,11 +93,18 @@ async fn foreign_images_look_like_absent_ones() {
     for id in [own.as_str(), random] {
         let path = format!("/v2/images/{id}");
         for (method, tail, body) in [
-            (Method::GET, "", json!(null)), (Method::DELETE, "", json!(null)), (Method::GET, "/file", json!(null)),
-            (Method::GET, "/members", json!(null)), (Method::POST, "/members", json!({"member": "pb"})),
-            (Method::PUT, "/tags/x", json!(null)), (Method::POST, "/actions/deactivate", json!(null)), (Method::GET, "/tasks", json!(null)),
-            (Method::POST, "/import", json!({"method": {"name": "glance-direct"}})), (Method::GET, "/members/pa", json!(null)),
-            (Method::PUT, "/members/pa", json!({"status": "accepted"})), (Method::DELETE, "/members/pa", json!(null)),
+            (Method::GET, "", json!(null)),
+            (Method::DELETE, "", json!(null)),
+            (Method::GET, "/file", json!(null)),
+            (Method::GET, "/members", json!(null)),
+            (Method::POST, "/members", json!({"member": "pb"})),
+            (Method::PUT, "/tags/x", json!(null)),
+            (Method::POST, "/actions/deactivate", json!(null)),
+            (Method::GET, "/tasks", json!(null)),
+            (Method::POST, "/import", json!({"method": {"name": "glance-direct"}})),
+            (Method::GET, "/members/pa", json!(null)),
+            (Method::PUT, "/members/pa", json!({"status": "accepted"})),
+            (Method::DELETE, "/members/pa", json!(null)),
         ] {
             let r = c.raw("b", method.clone(), &format!("{path}{tail}"), &[("content-type", "application/json")], body.to_string()).await;
             assert_eq!(r.status, 404, "{method} {tail}");
@@ -120,7 +130,11 @@ async fn foreign_images_look_like_absent_ones() {
 async fn lists_filter_sort_and_page() {
     let c = Cloud::new().await;
     for i in 0..5 {
-        c.image("a", json!({"name": format!("n{i}"), "visibility": "private", "tags": ["t", format!("t{i}")], "min_disk": i, "k": format!("v{i}")})).await;
+        c.image(
+            "a",
+            json!({"name": format!("n{i}"), "visibility": "private", "tags": ["t", format!("t{i}")], "min_disk": i, "k": format!("v{i}")}),
+        )
+        .await;
     }
     c.image("b", json!({"name": "other", "visibility": "private", "tags": ["t"]})).await;
     c.image("b", json!({"name": "commons", "visibility": "community"})).await;

@@ -51,7 +51,10 @@ async fn upload_and_download() {
     assert_eq!(c.data("a", &id, "file", bytes.clone()).await.status, 204);
     let v = c.show("a", &id).await;
     assert_eq!((&v["status"], &v["size"], &v["virtual_size"]), (&json!("active"), &json!(3_000_000), &json!(3_000_000)));
-    assert_eq!((v["os_hash_algo"].as_str(), v["os_hash_value"].as_str().map(str::len), &v["stores"]), (Some("sha512"), Some(128), &json!("local")));
+    assert_eq!(
+        (v["os_hash_algo"].as_str(), v["os_hash_value"].as_str().map(str::len), &v["stores"]),
+        (Some("sha512"), Some(128), &json!("local"))
+    );
     let r = c.get("a", &path).await;
     assert_eq!((r.status, r.header("content-md5"), r.header("content-length")), (200, v["checksum"].as_str().unwrap(), "3000000"));
     assert_eq!(r.body, bytes);

@@ -29,7 +29,11 @@ async fn namespaces_and_their_parts() {
     assert_eq!((c.get("a", &ns).await.status, c.get("a", &format!("{ns}/tags")).await.status), (404, 404));
     for (plural, one, changed) in [
         ("objects", json!({"name": "o"}), json!({"name": "o2"})),
-        ("properties", json!({"name": "p", "title": "t", "type": "string", "enum": ["a"]}), json!({"name": "p", "title": "t2", "type": "string"})),
+        (
+            "properties",
+            json!({"name": "p", "title": "t", "type": "string", "enum": ["a"]}),
+            json!({"name": "p", "title": "t2", "type": "string"}),
+        ),
     ] {
         let path = format!("{ns}/{plural}");
         assert_eq!(c.post("admin", &path, one.clone()).await.status, 201);
@@ -62,9 +66,16 @@ async fn namespaces_and_their_parts() {
 async fn schemas() {
     let c = Cloud::new().await;
     for (path, name) in [
-        ("namespace", "namespace"), ("namespaces", "namespaces"), ("resource_type", "resource_type_association"),
-        ("resource_types", "resource_type_associations"), ("object", "object"), ("objects", "objects"), ("property", "property"),
-        ("properties", "properties"), ("tag", "tag"), ("tags", "tags"),
+        ("namespace", "namespace"),
+        ("namespaces", "namespaces"),
+        ("resource_type", "resource_type_association"),
+        ("resource_types", "resource_type_associations"),
+        ("object", "object"),
+        ("objects", "objects"),
+        ("property", "property"),
+        ("properties", "properties"),
+        ("tag", "tag"),
+        ("tags", "tags"),
     ] {
         let v: Value = c.get("a", &format!("/v2/schemas/metadefs/{path}")).await.json();
         assert_eq!(v["name"], name);

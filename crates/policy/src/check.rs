@@ -18,15 +18,30 @@ pub(crate) enum Check {
     Or(Vec<Check>),
     Role(Template),
     /// `index` is filled in when all rules are known.
-    Rule { name: String, index: Option<usize> },
+    Rule {
+        name: String,
+        index: Option<usize>,
+    },
     /// `is_admin:…`: what the service's `context_is_admin` rule says, else the admin role.
-    IsAdmin { wanted: Template, index: Option<usize> },
+    IsAdmin {
+        wanted: Template,
+        index: Option<usize>,
+    },
     /// `attribute:…`: an attribute of the caller equals the text.
-    Attribute { attribute: Attribute, wanted: Template },
+    Attribute {
+        attribute: Attribute,
+        wanted: Template,
+    },
     /// `'literal':…`
-    Literal { literal: String, wanted: Template },
+    Literal {
+        literal: String,
+        wanted: Template,
+    },
     /// `field:networks:shared=True`, network's test of an attribute of the target.
-    Field { key: String, wanted: FieldTest },
+    Field {
+        key: String,
+        wanted: FieldTest,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -161,9 +176,7 @@ impl Check {
             Self::And(all) => all.iter().all(|c| c.eval(rules, creds, target)),
             Self::Or(any) => any.iter().any(|c| c.eval(rules, creds, target)),
             Self::Role(name) => name.has_role(creds, target),
-            Self::Rule { index, .. } => {
-                index.and_then(|i| rules.get(i)).is_some_and(|c| c.eval(rules, creds, target))
-            }
+            Self::Rule { index, .. } => index.and_then(|i| rules.get(i)).is_some_and(|c| c.eval(rules, creds, target)),
             Self::IsAdmin { wanted, index } => {
                 let admin = match index.and_then(|i| rules.get(i)) {
                     Some(rule) => rule.eval(rules, creds, target),
@@ -356,9 +369,7 @@ fn literal(kind: &str) -> Result<Option<String>, String> {
     if constant {
         return Ok(Some(kind.to_owned()));
     }
-    let name = kind.split('.').all(|s| {
-        !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
-    });
+    let name = kind.split('.').all(|s| !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')));
     if name { Ok(None) } else { Err(format!("{kind:?} is not the name of an attribute")) }
 }
 

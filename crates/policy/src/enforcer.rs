@@ -101,13 +101,7 @@ impl Enforcer {
     pub fn new(defaults: impl IntoIterator<Item = RuleDefault>, overrides: &BTreeMap<String, String>) -> Result<Self> {
         let mut all: BTreeMap<String, Meta> = BTreeMap::new();
         for d in defaults {
-            let meta = Meta {
-                name: d.name.to_owned(),
-                check: d.check.to_owned(),
-                scopes: d.scopes,
-                overridden: false,
-                registered: true,
-            };
+            let meta = Meta { name: d.name.to_owned(), check: d.check.to_owned(), scopes: d.scopes, overridden: false, registered: true };
             if let Some(old) = all.insert(d.name.to_owned(), meta)
                 && (old.check != d.check || old.scopes != d.scopes)
             {

@@ -140,14 +140,7 @@ fn long_chains_and_blow_ups_are_refused() {
 
 #[test]
 fn persona_lists_compile() {
-    for list in [
-        personas::COMPUTE,
-        personas::NETWORK,
-        personas::BLOCK,
-        personas::IMAGE,
-        personas::IDENTITY,
-        personas::PLACEMENT,
-    ] {
+    for list in [personas::COMPUTE, personas::NETWORK, personas::BLOCK, personas::IMAGE, personas::IDENTITY, personas::PLACEMENT] {
         load(list, &[]).unwrap();
     }
     let plain = [

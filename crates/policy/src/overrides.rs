@@ -64,9 +64,7 @@ fn parse_key(line: &str) -> Result<(String, &str), String> {
     if line.starts_with(|c: char| "-?@!&*[]{}|>%`,".contains(c)) {
         return Err("expected a line of the form \"rule name\": \"check string\"".into());
     }
-    let end = line.char_indices().find(|(i, c)| {
-        *c == ':' && line[i + 1..].chars().next().is_none_or(|n| n == ' ' || n == '\t')
-    });
+    let end = line.char_indices().find(|(i, c)| *c == ':' && line[i + 1..].chars().next().is_none_or(|n| n == ' ' || n == '\t'));
     match end {
         Some((i, _)) => {
             let key = line[..i].trim_end();

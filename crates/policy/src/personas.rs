@@ -33,8 +33,7 @@ pub const PROJECT_READER_OR_ADMIN: &str = "role:admin or (role:reader and projec
 pub const SYSTEM_ADMIN: &str = "role:admin and system_scope:all";
 pub const SYSTEM_READER: &str = "role:reader and system_scope:all";
 pub const SYSTEM_READER_OR_ADMIN: &str = "role:admin or (role:reader and system_scope:all)";
-pub const SYSTEM_READER_OR_OWNER_OR_ADMIN: &str =
-    "role:admin or (role:reader and system_scope:all) or user_id:%(target.user.id)s";
+pub const SYSTEM_READER_OR_OWNER_OR_ADMIN: &str = "role:admin or (role:reader and system_scope:all) or user_id:%(target.user.id)s";
 
 pub const DOMAIN_MANAGER: &str = "role:manager and domain_id:%(target.domain_id)s";
 pub const DOMAIN_READER: &str = "role:reader and domain_id:%(target.domain_id)s";
@@ -92,11 +91,7 @@ pub const BLOCK: &[RuleDefault] = &[
 ];
 
 /// Helper rules of image.
-pub const IMAGE: &[RuleDefault] = &[
-    helper("default", ""),
-    helper("context_is_admin", ADMIN),
-    helper("service_api", SERVICE),
-];
+pub const IMAGE: &[RuleDefault] = &[helper("default", ""), helper("context_is_admin", ADMIN), helper("service_api", SERVICE)];
 
 /// Helper rules of identity.
 pub const IDENTITY: &[RuleDefault] = &[
@@ -118,8 +113,5 @@ pub const PLACEMENT: &[RuleDefault] = &[
     helper("system_admin_api", SYSTEM_ADMIN),
     helper("system_reader_api", SYSTEM_READER),
     helper("project_reader_api", PROJECT_READER),
-    helper(
-        "admin_or_project_reader_or_service_api",
-        "rule:admin_api or rule:project_reader_api or rule:service_api",
-    ),
+    helper("admin_or_project_reader_or_service_api", "rule:admin_api or rule:project_reader_api or rule:service_api"),
 ];

@@ -121,7 +121,8 @@ async fn errors_and_panics_back_off_per_key_up_to_the_cap() {
 
 #[tokio::test(start_paused = true)]
 async fn again_is_a_timer_that_a_wake_overtakes() {
-    let (c, p) = spawn(Options { scan: Duration::from_secs(3600), ..Options::default() }, Probe { again: Some(ms(1000)), ..Probe::default() });
+    let (c, p) =
+        spawn(Options { scan: Duration::from_secs(3600), ..Options::default() }, Probe { again: Some(ms(1000)), ..Probe::default() });
     c.wake("a");
     c.idle().await;
     sleep(ms(500)).await;

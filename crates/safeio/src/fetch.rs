@@ -118,10 +118,8 @@ async fn get(target: &Target, policy: &FetchPolicy, sink: &mut impl FnMut(Bytes)
 /// Resolves once, checks every address, and connects to one of those.
 async fn connect(target: &Target, policy: &FetchPolicy) -> Result<TcpStream> {
     let unreachable = || Error::unavailable("The host of the URL could not be reached.");
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((target.host.as_str(), target.port))
-        .await
-        .map_err(|e| unreachable().caused_by(e))?
-        .collect();
+    let addresses: Vec<SocketAddr> =
+        tokio::net::lookup_host((target.host.as_str(), target.port)).await.map_err(|e| unreachable().caused_by(e))?.collect();
     for address in &addresses {
         let listed = policy.allowed_networks.iter().any(|n| n.contains(&address.ip()));
         let open = is_global(address.ip()) && policy.ports.contains(&target.port);
@@ -168,7 +166,8 @@ fn parse(url: &str) -> Result<Target> {
 /// A DNS name whose last label is not a number, so that `127.1`, `0x7f000001` and the like are not
 /// handed to a resolver that would read them as addresses.
 fn is_name(host: &str) -> bool {
-    let labels_ok = host.split('.').all(|l| !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
+    let labels_ok =
+        host.split('.').all(|l| !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
     let last = host.rsplit('.').next().unwrap_or("");
     host.len() <= 253 && labels_ok && !last.starts_with(|c: char| c.is_ascii_digit())
 }
@@ -190,9 +189,7 @@ pub fn is_global(address: IpAddr) -> bool {
             let s = a.segments();
             let unicast = s[0] & 0xe000 == 0x2000;
             // 2001::/23 (Teredo, ORCHID), 2001:db8::/32, 2002::/16 (6to4), 3fff::/20.
-            let special = (s[0] == 0x2001 && (s[1] < 0x200 || s[1] == 0xdb8))
-                || s[0] == 0x2002
-                || (s[0] == 0x3fff && s[1] < 0x1000);
+            let special = (s[0] == 0x2001 && (s[1] < 0x200 || s[1] == 0xdb8)) || s[0] == 0x2002 || (s[0] == 0x3fff && s[1] < 0x1000);
             unicast && !special
         }
     }
@@ -218,10 +215,34 @@ mod tests {
     #[test]
     fn hostile_urls_are_refused() {
         for url in [
-            "http://127.1/", "http://0/", "http://2130706433/", "http://0x7f000001/", "http://0177.0.0.1/", "http://localhost./",
-            "http://[fe80::1%25lo]/", "file:///etc/passwd", "gopher://a/", "dict://a/", "ftp://a/", "ldap://a/", "jar:a", "data:,a",
-            "https://a.example/", "http://ok@bad/", "http://u:p@bad/", "http://bad#@ok/", "http://ok\\@bad/", "http://１27.0.0.1/",
-            "http://a。b/", "http://a\t/", "http://a\n/", "http://a:99999/", "http://a:/", "//a/", "", "http://",
+            "http://127.1/",
+            "http://0/",
+            "http://2130706433/",
+            "http://0x7f000001/",
+            "http://0177.0.0.1/",
+            "http://localhost./",
+            "http://[fe80::1%25lo]/",
+            "file:///etc/passwd",
+            "gopher://a/",
+            "dict://a/",
+            "ftp://a/",
+            "ldap://a/",
+            "jar:a",
+            "data:,a",
+            "https://a.example/",
+            "http://ok@bad/",
+            "http://u:p@bad/",
+            "http://bad#@ok/",
+            "http://ok\\@bad/",
+            "http://１27.0.0.1/",
+            "http://a。b/",
+            "http://a\t/",
+            "http://a\n/",
+            "http://a:99999/",
+            "http://a:/",
+            "//a/",
+            "",
+            "http://",
         ] {
             assert_eq!(parse(url).unwrap_err().kind, ErrorKind::Invalid, "{url}");
         }
@@ -231,9 +252,31 @@ mod tests {
     #[test]
     fn inner_addresses_are_not_global() {
         for a in [
-            "127.0.0.1", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "64:ff9b::7f00:1", "2002:7f00:1::", "fe80::1",
-            "169.254.169.254", "fe80::a9fe:a9fe", "fd00:ec2::254", "100.100.100.200", "10.0.0.1", "172.16.0.1", "192.168.1.1",
-            "100.64.0.1", "198.18.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "fc00::1", "ff02::1", "2001::1", "2001:db8::1",
+            "127.0.0.1",
+            "0.0.0.0",
+            "::1",
+            "::",
+            "::ffff:127.0.0.1",
+            "::ffff:8.8.8.8",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "fe80::1",
+            "169.254.169.254",
+            "fe80::a9fe:a9fe",
+            "fd00:ec2::254",
+            "100.100.100.200",
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "fc00::1",
+            "ff02::1",
+            "2001::1",
+            "2001:db8::1",
         ] {
             assert!(!is_global(a.parse().unwrap()), "{a}");
         }
@@ -261,7 +304,12 @@ mod tests {
         let open = FetchPolicy { allowed_networks: vec!["127.0.0.0/8".parse().unwrap()], body_max_bytes: 5, ..FetchPolicy::default() };
         let base = server("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await;
         let mut got = Vec::new();
-        let n = fetch(&base, &open, |b| { got.extend_from_slice(&b); Ok(()) }).await.unwrap();
+        let n = fetch(&base, &open, |b| {
+            got.extend_from_slice(&b);
+            Ok(())
+        })
+        .await
+        .unwrap();
         assert_eq!((n, got.as_slice()), (5, &b"hello"[..]));
         let kind = |r: Result<u64>| r.unwrap_err().kind;
         assert_eq!(kind(fetch(&base, &FetchPolicy::default(), |_| Ok(())).await), ErrorKind::Invalid);

@@ -39,11 +39,9 @@ pub struct Limits {
 
 impl Limits {
     /// For reading headers.
-    pub const QUICK: Self =
-        Self { cpu_seconds: 30, timeout: Duration::from_secs(60), address_space_bytes: 1 << 30 };
+    pub const QUICK: Self = Self { cpu_seconds: 30, timeout: Duration::from_secs(60), address_space_bytes: 1 << 30 };
     /// For copying whole images.
-    pub const BULK: Self =
-        Self { cpu_seconds: 3600, timeout: Duration::from_secs(4 * 3600), address_space_bytes: 1 << 30 };
+    pub const BULK: Self = Self { cpu_seconds: 3600, timeout: Duration::from_secs(4 * 3600), address_space_bytes: 1 << 30 };
 }
 
 /// What `qemu-img info` says, as far as we use it.
@@ -61,14 +59,7 @@ pub struct Info {
 }
 
 /// Copies `src` to a new image at `dst`. `options` go to `-o`, as `key=value`.
-pub async fn convert(
-    src: &Path,
-    src_format: Format,
-    dst: &Path,
-    dst_format: Format,
-    options: &[&str],
-    limits: Limits,
-) -> Result<()> {
+pub async fn convert(src: &Path, src_format: Format, dst: &Path, dst_format: Format, options: &[&str], limits: Limits) -> Result<()> {
     let mut args = vec!["convert", "-f", driver(src_format)?, "-O", driver(dst_format)?];
     let joined = join_options(options)?;
     if !joined.is_empty() {
@@ -173,9 +164,7 @@ async fn run(args: &[&str], limits: Limits) -> Result<Vec<u8>> {
         });
     }
     let mut child = command.spawn().map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => {
-            Error::unavailable("qemu-img is not installed: apt-get install qemu-utils").caused_by(e)
-        }
+        std::io::ErrorKind::NotFound => Error::unavailable("qemu-img is not installed: apt-get install qemu-utils").caused_by(e),
         _ => Error::internal("start qemu-img").caused_by(e),
     })?;
     let mut guard = KillGroup(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));

@@ -257,10 +257,7 @@ mod tests {
         let mut w = XmlWriter::new();
         w.open("a").attr("b", "\"><x y='&").leaf("n", "</n><evil/>]]>").empty("e", &[("k", "v\n")]).close();
         let text = w.finish().unwrap();
-        assert_eq!(
-            text,
-            "<a b=\"&quot;&gt;&lt;x y=&apos;&amp;\"><n>&lt;/n&gt;&lt;evil/&gt;]]&gt;</n><e k=\"v&#10;\"/></a>"
-        );
+        assert_eq!(text, "<a b=\"&quot;&gt;&lt;x y=&apos;&amp;\"><n>&lt;/n&gt;&lt;evil/&gt;]]&gt;</n><e k=\"v&#10;\"/></a>");
         for bad in ["\0", "\u{1}", "\u{ffff}"] {
             let mut w = XmlWriter::new();
             w.leaf("name", bad);

@@ -224,8 +224,7 @@ impl SafeRoot {
             check_name(rel)?;
         }
         let target = if rel.is_empty() { "." } else { rel };
-        open_beneath(&self.dir, target, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())
-            .map_err(|e| failed("open directory", rel, e))
+        open_beneath(&self.dir, target, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()).map_err(|e| failed("open directory", rel, e))
     }
 
     /// The directory holding `rel`, and the last component.
@@ -285,8 +284,7 @@ pub fn check_name(rel: &str) -> Result<()> {
 }
 
 fn open_beneath(dir: impl AsFd, rel: &str, flags: OFlag, mode: Mode) -> nix::Result<OwnedFd> {
-    let resolve =
-        ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
     loop {
         let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).mode(mode).resolve(resolve);
         match openat2(dir.as_fd(), rel, how) {
@@ -318,9 +316,7 @@ fn failed(verb: &str, rel: &str, errno: Errno) -> Error {
     match errno {
         Errno::ENOENT | Errno::ENOTDIR => Error::not_found(format!("{rel} was not found.")),
         Errno::EEXIST | Errno::ENOTEMPTY | Errno::EISDIR => Error::conflict(format!("{rel} is in the way.")),
-        Errno::ELOOP | Errno::EXDEV | Errno::ENXIO => {
-            Error::invalid(format!("{rel} is a link or special file, or leads outside."))
-        }
+        Errno::ELOOP | Errno::EXDEV | Errno::ENXIO => Error::invalid(format!("{rel} is a link or special file, or leads outside.")),
         Errno::ENOSPC | Errno::EDQUOT => Error::unavailable("The storage is full."),
         _ => {
             let kind = std::io::Error::from(errno);

@@ -44,7 +44,11 @@ pub enum Filter {
     All(Vec<Filter>),
     /// `table` has a row whose column `on` is this record's id and whose other columns have these
     /// values: lists by tag, property or membership without reading the bodies.
-    Exists { table: &'static str, on: &'static str, eq: Vec<(&'static str, Value)> },
+    Exists {
+        table: &'static str,
+        on: &'static str,
+        eq: Vec<(&'static str, Value)>,
+    },
 }
 
 /// What a list asks for. Without a limit every match is returned.

@@ -285,7 +285,9 @@ pub(crate) fn query(conn: &Connection, sql: &str, params: &[Value]) -> Result<Ve
                 ValueRef::Integer(v) => Value::Int(v),
                 ValueRef::Real(v) => Value::Real(v),
                 // The checked conversion is many times faster than the lossy one.
-                ValueRef::Text(t) => Value::Text(std::str::from_utf8(t).map_or_else(|_| String::from_utf8_lossy(t).into_owned(), String::from)),
+                ValueRef::Text(t) => {
+                    Value::Text(std::str::from_utf8(t).map_or_else(|_| String::from_utf8_lossy(t).into_owned(), String::from))
+                }
                 ValueRef::Blob(b) => Value::Blob(b.to_vec()),
             });
         }

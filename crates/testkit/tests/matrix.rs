@@ -262,21 +262,25 @@ async fn another_projects_things_do_not_exist() {
 const GLOBAL: &[&str] =
     &["/v2.1/flavors", "/v3/types", "/v3/qos-specs", "/v3/group_types", "/v2/metadefs", "/resource_providers", "/v3/regions"];
 
+type Borrowing = (Method, String, Value);
+
+fn post(path: &str, body: Value) -> Borrowing {
+    (Method::POST, path.to_string(), body)
+}
+
+fn put(path: String, body: Value) -> Borrowing {
+    (Method::PUT, path, body)
+}
+
 /// Creations and updates of the stranger's own that name something of the owner's.
-fn borrowings(o: &Estate, mine: &Estate) -> Vec<(Method, String, Value)> {
+fn borrowings(o: &Estate, mine: &Estate) -> Vec<Borrowing> {
+    [borrowed_networks(o, mine), borrowed_volumes(o, mine), borrowed_by_servers(o, mine), servers_with(o, mine)].concat()
+}
+
+fn borrowed_networks(o: &Estate, mine: &Estate) -> Vec<Borrowing> {
     let n = |k| o.id("network", k).to_string();
     let own = |k| mine.id("network", k).to_string();
-    let v = |k| o.id("volume", k).to_string();
-    let image = o.id("image", "images");
-    let server = |extra: Value| {
-        let mut s = json!({"name": "thief", "imageRef": mine.id("image", "images"), "flavorRef": mine.id("compute", "flavors"), "networks": "none"});
-        s.as_object_mut().expect("an object").extend(extra.as_object().expect("an object").clone());
-        json!({"server": s})
-    };
-    let post = |path: &str, body| (Method::POST, path.to_string(), body);
-    let put = |path: String, body| (Method::PUT, path, body);
-    let servers = "/compute/v2.1/servers";
-    let mut out = vec![
+    vec![
         post("/network/v2.0/ports", json!({"port": {"network_id": n("networks")}})),
         post("/network/v2.0/ports", json!({"port": {"network_id": own("networks"), "security_groups": [n("security-groups")]}})),
         post("/network/v2.0/ports", json!({"port": {"network_id": own("networks"), "fixed_ips": [{"subnet_id": n("subnets")}]}})),
@@ -306,6 +310,13 @@ fn borrowings(o: &Estate, mine: &Estate) -> Vec<(Method, String, Value)> {
         put(format!("/network/v2.0/routers/{}/add_router_interface", own("routers")), json!({"port_id": n("ports")})),
         put(format!("/network/v2.0/floatingips/{}", own("floatingips")), json!({"floatingip": {"port_id": n("ports")}})),
         put(format!("/network/v2.0/ports/{}", own("ports")), json!({"port": {"security_groups": [n("security-groups")]}})),
+    ]
+}
+
+fn borrowed_volumes(o: &Estate, mine: &Estate) -> Vec<Borrowing> {
+    let v = |k| o.id("volume", k).to_string();
+    let image = o.id("image", "images");
+    vec![
         post("/volume/v3/volumes", json!({"volume": {"size": 1, "snapshot_id": v("snapshots")}})),
         post("/volume/v3/volumes", json!({"volume": {"size": 1, "source_volid": v("volumes")}})),
         post("/volume/v3/volumes", json!({"volume": {"size": 1, "imageRef": image}})),
@@ -320,6 +331,15 @@ fn borrowings(o: &Estate, mine: &Estate) -> Vec<(Method, String, Value)> {
             json!({"attachment": {"volume_uuid": v("volumes"), "instance_uuid": mine.id("compute", "servers")}}),
         ),
         post(&format!("/volume/v3/volumes/{}/action", mine.id("volume", "volumes")), json!({"revert": {"snapshot_id": v("snapshots")}})),
+    ]
+}
+
+fn borrowed_by_servers(o: &Estate, mine: &Estate) -> Vec<Borrowing> {
+    let n = |k| o.id("network", k).to_string();
+    let v = |k| o.id("volume", k).to_string();
+    let image = o.id("image", "images");
+    let servers = "/compute/v2.1/servers";
+    vec![
         post(&format!("/image/v2/images/{image}/members"), json!({"member": "estate-b"})),
         post(&format!("{servers}/{}/os-interface", mine.id("compute", "servers")), json!({"interfaceAttachment": {"port_id": n("ports")}})),
         post(
@@ -336,7 +356,21 @@ fn borrowings(o: &Estate, mine: &Estate) -> Vec<(Method, String, Value)> {
             "/compute/v2.1/os-security-group-rules",
             json!({"security_group_rule": {"parent_group_id": n("security-groups"), "ip_protocol": "tcp", "from_port": 1, "to_port": 2}}),
         ),
-    ];
+    ]
+}
+
+fn servers_with(o: &Estate, mine: &Estate) -> Vec<Borrowing> {
+    let n = |k| o.id("network", k).to_string();
+    let own = |k| mine.id("network", k).to_string();
+    let v = |k| o.id("volume", k).to_string();
+    let image = o.id("image", "images");
+    let servers = "/compute/v2.1/servers";
+    let server = |extra: Value| {
+        let mut s = json!({"name": "thief", "imageRef": mine.id("image", "images"), "flavorRef": mine.id("compute", "flavors"), "networks": "none"});
+        s.as_object_mut().expect("an object").extend(extra.as_object().expect("an object").clone());
+        json!({"server": s})
+    };
+    let mut out = Vec::new();
     for extra in [
         json!({"networks": [{"uuid": n("networks")}]}),
         json!({"networks": [{"port": n("ports")}]}),

@@ -21,20 +21,28 @@ const PATH: &str = "/volumes/{id}/action";
 pub const OPS: &[Op<State>] = &[
     Op::post("volume_attach", PATH, member("volume_extension:volume_actions:attach"), h!(attach_volume)).action("os-attach"),
     Op::post("volume_detach", PATH, member("volume_extension:volume_actions:detach"), h!(detach)).action("os-detach"),
-    Op::post("volume_force_detach", PATH, admin("volume_extension:volume_admin_actions:force_detach"), h!(force_detach)).action("os-force_detach"),
+    Op::post("volume_force_detach", PATH, admin("volume_extension:volume_admin_actions:force_detach"), h!(force_detach))
+        .action("os-force_detach"),
     Op::post("volume_reserve", PATH, member("volume_extension:volume_actions:reserve"), h!(reserve)).action("os-reserve"),
     Op::post("volume_unreserve", PATH, member("volume_extension:volume_actions:unreserve"), h!(unreserve)).action("os-unreserve"),
-    Op::post("volume_begin_detaching", PATH, member("volume_extension:volume_actions:begin_detaching"), h!(begin_detaching)).action("os-begin_detaching"),
-    Op::post("volume_roll_detaching", PATH, member("volume_extension:volume_actions:roll_detaching"), h!(roll_detaching)).action("os-roll_detaching"),
-    Op::post("volume_initialize_connection", PATH, member("volume_extension:volume_actions:initialize_connection"), h!(initialize)).action("os-initialize_connection"),
-    Op::post("volume_terminate_connection", PATH, member("volume_extension:volume_actions:terminate_connection"), h!(terminate)).action("os-terminate_connection"),
+    Op::post("volume_begin_detaching", PATH, member("volume_extension:volume_actions:begin_detaching"), h!(begin_detaching))
+        .action("os-begin_detaching"),
+    Op::post("volume_roll_detaching", PATH, member("volume_extension:volume_actions:roll_detaching"), h!(roll_detaching))
+        .action("os-roll_detaching"),
+    Op::post("volume_initialize_connection", PATH, member("volume_extension:volume_actions:initialize_connection"), h!(initialize))
+        .action("os-initialize_connection"),
+    Op::post("volume_terminate_connection", PATH, member("volume_extension:volume_actions:terminate_connection"), h!(terminate))
+        .action("os-terminate_connection"),
     Op::post("volume_extend", PATH, member("volume:extend"), h!(extend)).action("os-extend"),
     Op::post("volume_update_readonly_flag", PATH, member("volume:update_readonly_flag"), h!(readonly)).action("os-update_readonly_flag"),
     Op::post("volume_set_bootable", PATH, member("volume_extension:volume_actions:set_bootable"), h!(bootable)).action("os-set_bootable"),
-    Op::post("volume_reset_status", PATH, admin("volume_extension:volume_admin_actions:reset_status"), h!(reset_status)).action("os-reset_status"),
-    Op::post("volume_force_delete", PATH, admin("volume_extension:volume_admin_actions:force_delete"), h!(force_delete)).action("os-force_delete"),
+    Op::post("volume_reset_status", PATH, admin("volume_extension:volume_admin_actions:reset_status"), h!(reset_status))
+        .action("os-reset_status"),
+    Op::post("volume_force_delete", PATH, admin("volume_extension:volume_admin_actions:force_delete"), h!(force_delete))
+        .action("os-force_delete"),
     Op::post("volume_retype", PATH, member("volume:retype"), h!(retype)).action("os-retype"),
-    Op::post("volume_upload_image", PATH, member("volume_extension:volume_actions:upload_image"), h!(upload)).action("os-volume_upload_image"),
+    Op::post("volume_upload_image", PATH, member("volume_extension:volume_actions:upload_image"), h!(upload))
+        .action("os-volume_upload_image"),
     Op::post("volume_revert", PATH, member("volume:revert_to_snapshot"), h!(revert)).action("revert").since(3, 40),
 ];
 
@@ -174,7 +182,9 @@ async fn terminate(mut cx: Ctx<State>) -> Result<Reply> {
 async fn extend(mut cx: Ctx<State>) -> Result<Reply> {
     let v = find(&cx).await?;
     let m = body(&mut cx).await?;
-    let size = m.get("new_size").ok_or_else(|| Error::invalid("Invalid input for field/attribute os-extend. 'new_size' is a required property"))?;
+    let size = m
+        .get("new_size")
+        .ok_or_else(|| Error::invalid("Invalid input for field/attribute os-extend. 'new_size' is a required property"))?;
     let size = forms::int("new_size", size, 1, logic::MAX_SIZE)?;
     let in_use = cx.version >= Version(3, 42);
     let (state, request) = (cx.state.clone(), cx.request_id.clone());
@@ -192,7 +202,10 @@ async fn readonly(mut cx: Ctx<State>) -> Result<Reply> {
     let flag = forms::boolean("readonly", required(&m, "readonly")?)?;
     change(&cx, &v.id, move |tx, v| {
         if v.status != "available" {
-            return Err(Error::invalid(format!("Invalid volume: Volume {} status must be available to update readonly flag, but current status is: {}.", v.id, v.status)));
+            return Err(Error::invalid(format!(
+                "Invalid volume: Volume {} status must be available to update readonly flag, but current status is: {}.",
+                v.id, v.status
+            )));
         }
         v.readonly = Some(flag);
         tx.update(v)
@@ -214,8 +227,20 @@ async fn bootable(mut cx: Ctx<State>) -> Result<Reply> {
 }
 
 const STATUSES: [&str; 14] = [
-    "creating", "available", "deleting", "error", "error_deleting", "error_managing", "managing", "attaching",
-    "detaching", "in-use", "maintenance", "reserved", "error_extending", "error_restoring",
+    "creating",
+    "available",
+    "deleting",
+    "error",
+    "error_deleting",
+    "error_managing",
+    "managing",
+    "attaching",
+    "detaching",
+    "in-use",
+    "maintenance",
+    "reserved",
+    "error_extending",
+    "error_restoring",
 ];
 
 async fn reset_status(mut cx: Ctx<State>) -> Result<Reply> {
@@ -284,7 +309,10 @@ fn image_attributes(cx: &Ctx<State>, v: &Volume, m: &Map) -> Result<(String, Map
     }
     let container = forms::text("container_format", m.get("container_format"))?.unwrap_or_else(|| "bare".into());
     let mut out = Map::new();
-    for (k, value) in v.image_metadata.iter().filter(|(k, _)| !matches!(k.as_str(), "image_id" | "image_name" | "size" | "checksum" | "min_disk" | "min_ram" | "disk_format" | "container_format") && !k.starts_with("os_hash")) {
+    for (k, value) in v.image_metadata.iter().filter(|(k, _)| {
+        !matches!(k.as_str(), "image_id" | "image_name" | "size" | "checksum" | "min_disk" | "min_ram" | "disk_format" | "container_format")
+            && !k.starts_with("os_hash")
+    }) {
         out.insert(k.clone(), json!(value));
     }
     out.insert("name".into(), json!(name));
@@ -306,7 +334,8 @@ async fn upload(mut cx: Ctx<State>) -> Result<Reply> {
     let force = m.get("force").map_or(Ok(false), |f| forms::boolean("force", f))?;
     let usable = move |v: &Volume| v.status == "available" || (force && v.status == "in-use");
     let refused = |v: &Volume| {
-        let text = format!("Invalid volume: Volume {} status must be available (or in-use with force) to upload, but it is {}.", v.id, v.status);
+        let text =
+            format!("Invalid volume: Volume {} status must be available (or in-use with force) to upload, but it is {}.", v.id, v.status);
         Error::invalid(text)
     };
     if !usable(&v) {
@@ -371,9 +400,10 @@ async fn revert(mut cx: Ctx<State>) -> Result<Reply> {
     let wanted = forms::uuid("snapshot_id", required(&m, "snapshot_id")?)?;
     let (state, request) = (cx.state.clone(), cx.request_id.clone());
     change(&cx, &v.id, move |tx, v| {
-        let mut latest = snapshots_of(tx, &v.id)?.pop().filter(|s| s.id == wanted).ok_or_else(|| {
-            Error::invalid("Invalid input received: The volume can only be reverted to its latest snapshot.")
-        })?;
+        let mut latest = snapshots_of(tx, &v.id)?
+            .pop()
+            .filter(|s| s.id == wanted)
+            .ok_or_else(|| Error::invalid("Invalid input received: The volume can only be reverted to its latest snapshot."))?;
         if v.status != "available" || latest.status != "available" {
             return Err(Error::conflict("The volume and its snapshot must be available to revert."));
         }

@@ -26,11 +26,14 @@ pub const OPS: &[Op<State>] = &[
     Op::put("backup_update", "/backups/{id}", member("backup:update"), h!(update)).since(3, 9),
     Op::delete("backup_delete", "/backups/{id}", member("backup:delete"), h!(delete)),
     Op::post("backup_restore", "/backups/{id}/restore", member("backup:restore"), h!(restore)),
-    Op::post("backup_reset_status", ACTION, admin("volume_extension:backup_admin_actions:reset_status"), h!(reset)).action("os-reset_status"),
-    Op::post("backup_force_delete", ACTION, admin("volume_extension:backup_admin_actions:force_delete"), h!(force_delete)).action("os-force_delete"),
+    Op::post("backup_reset_status", ACTION, admin("volume_extension:backup_admin_actions:reset_status"), h!(reset))
+        .action("os-reset_status"),
+    Op::post("backup_force_delete", ACTION, admin("volume_extension:backup_admin_actions:force_delete"), h!(force_delete))
+        .action("os-force_delete"),
 ];
 
-const SORT: SortKeys = &[("id", "id"), ("created_at", "created_at"), ("name", "name"), ("size", "size"), ("status", "status"), ("volume_id", "volume_id")];
+const SORT: SortKeys =
+    &[("id", "id"), ("created_at", "created_at"), ("name", "name"), ("size", "size"), ("status", "status"), ("volume_id", "volume_id")];
 
 fn short(cx: &Ctx<State>, b: &Backup) -> Value {
     json!({"id": b.id, "name": b.name, "links": lists::links(cx, "backups", &b.id)})
@@ -103,7 +106,10 @@ fn source(tx: &mut Tx<'_>, volume: &mut Stored<Volume>, snapshot_id: Option<&str
         return Ok((s.format.clone(), s.size));
     }
     if volume.status != "available" && !(force && volume.status == "in-use") {
-        return Err(Error::invalid(format!("Invalid volume: The volume to be backed up must be available or in-use with force, but it is {}.", volume.status)));
+        return Err(Error::invalid(format!(
+            "Invalid volume: The volume to be backed up must be available or in-use with force, but it is {}.",
+            volume.status
+        )));
     }
     volume.previous_status = Some(std::mem::replace(&mut volume.status, "backing-up".into()));
     tx.update(volume)?;
@@ -114,7 +120,10 @@ async fn create(mut cx: Ctx<State>) -> Result<Reply> {
     cx.authorize_own()?;
     let body: Value = cx.json().await?;
     let m = forms::inner(&body, "backup")?;
-    forms::only(&m, &["volume_id", "container", "description", "incremental", "force", "name", "snapshot_id", "metadata", "availability_zone"])?;
+    forms::only(
+        &m,
+        &["volume_id", "container", "description", "incremental", "force", "name", "snapshot_id", "metadata", "availability_zone"],
+    )?;
     let flag = |k: &str| m.get(k).filter(|v| !v.is_null()).map_or(Ok(false), |v| forms::boolean(k, v));
     if flag("incremental")? {
         return Err(Error::invalid("Invalid backup: This backend makes whole backups only."));
@@ -270,7 +279,10 @@ fn target(tx: &mut Tx<'_>, state: &State, b: &Backup, named: Option<&str>, fresh
             return Err(Error::invalid("Invalid volume: Volume to be restored to must be available"));
         }
         if v.size < b.size {
-            return Err(Error::invalid(format!("Invalid volume: volume size {} is too small to restore backup of size {}.", v.size, b.size)));
+            return Err(Error::invalid(format!(
+                "Invalid volume: volume size {} is too small to restore backup of size {}.",
+                v.size, b.size
+            )));
         }
         v.status = "restoring-backup".into();
         tx.update(&mut v)?;

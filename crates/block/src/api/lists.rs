@@ -29,7 +29,9 @@ impl Paging {
                 None | Some("") => Ok(None),
                 Some(text) => match text.parse::<i64>().ok().and_then(|n| usize::try_from(n).ok()) {
                     Some(n) if i64::try_from(n).is_ok_and(|n| n <= i64::from(i32::MAX)) => Ok(Some(n)),
-                    _ => Err(Error::invalid(format!("Invalid input for query parameters {name}. Value: {text}. It must be a non-negative integer."))),
+                    _ => Err(Error::invalid(format!(
+                        "Invalid input for query parameters {name}. Value: {text}. It must be a non-negative integer."
+                    ))),
                 },
             }
         };
@@ -60,12 +62,15 @@ fn sort(q: &QueryParams, keys: SortKeys) -> Result<Vec<(&'static str, Dir)>> {
         found.ok_or_else(|| Error::invalid(format!("Invalid input received: Sort key {key} is invalid.")))
     };
     let dir = |text: &str| {
-        Dir::parse(text).ok_or_else(|| Error::invalid(format!("Invalid input received: Unknown sort direction {text}, must be one of asc, desc.")))
+        Dir::parse(text)
+            .ok_or_else(|| Error::invalid(format!("Invalid input received: Unknown sort direction {text}, must be one of asc, desc.")))
     };
     let mut out = Vec::new();
     if let Some(text) = q.get("sort") {
         if q.has("sort_key") || q.has("sort_dir") {
-            return Err(Error::invalid("The \"sort_key\" and \"sort_dir\" parameters are deprecated and cannot be used with the \"sort\" parameter."));
+            return Err(Error::invalid(
+                "The \"sort_key\" and \"sort_dir\" parameters are deprecated and cannot be used with the \"sort\" parameter.",
+            ));
         }
         for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
             let (key, d) = part.split_once(':').unwrap_or((part, "desc"));
@@ -81,7 +86,8 @@ fn sort(q: &QueryParams, keys: SortKeys) -> Result<Vec<(&'static str, Dir)>> {
 /// The project whose rows are listed; `None` for all. Only those `rule` admits see others.
 pub fn tenant(cx: &Ctx<State>, rule: &str) -> Result<Option<String>> {
     let own = cx.auth().project_id()?.to_string();
-    let all = cx.query.get("all_tenants").is_some_and(|v| !matches!(v.to_ascii_lowercase().as_str(), "0" | "false" | "f" | "no" | "off" | "n"));
+    let all =
+        cx.query.get("all_tenants").is_some_and(|v| !matches!(v.to_ascii_lowercase().as_str(), "0" | "false" | "f" | "no" | "off" | "n"));
     if let Some(v) = cx.query.get("all_tenants")
         && !v.is_empty()
         && cx.query.bool("all_tenants").is_none()
@@ -138,5 +144,7 @@ pub fn marker_missing(what: &str, marker: Option<&str>) -> impl FnOnce(Error) ->
 
 /// `{'key': 'value'}` or JSON, as clients write metadata filters.
 pub fn metadata_filter(text: &str) -> Option<crate::store::Metadata> {
-    serde_json::from_str(text).ok().or_else(|| serde_json::from_str(&text.replace('\'', "\"").replace(": u\"", ": \"").replace("{u\"", "{\"")).ok())
+    serde_json::from_str(text)
+        .ok()
+        .or_else(|| serde_json::from_str(&text.replace('\'', "\"").replace(": u\"", ": \"").replace("{u\"", "{\"")).ok())
 }

@@ -1,8 +1,8 @@
 //! Metadata of volumes and snapshots, and the image metadata of volumes.
 
 use super::forms::{self, MetaBody, MetadataBody};
-use super::volumes::find as find_volume;
 use super::snapshots::find as find_snapshot;
+use super::volumes::find as find_volume;
 use super::{member, reader};
 use crate::State;
 use crate::store::{Metadata, Snapshot, Volume};
@@ -24,9 +24,17 @@ pub const OPS: &[Op<State>] = &[
     Op::get("snapshot_metadata_show", "/snapshots/{id}/metadata/{key}", reader("volume:get_snapshot_metadata"), h!(snapshot_show)),
     Op::put("snapshot_metadata_set", "/snapshots/{id}/metadata/{key}", member("volume:update_snapshot_metadata"), h!(snapshot_set)),
     Op::delete("snapshot_metadata_delete", "/snapshots/{id}/metadata/{key}", member("volume:delete_snapshot_metadata"), h!(snapshot_unset)),
-    Op::post("volume_image_metadata_set", "/volumes/{id}/action", member("volume_extension:volume_image_metadata:set"), h!(image_set)).action("os-set_image_metadata"),
-    Op::post("volume_image_metadata_unset", "/volumes/{id}/action", member("volume_extension:volume_image_metadata:remove"), h!(image_unset)).action("os-unset_image_metadata"),
-    Op::post("volume_image_metadata_show", "/volumes/{id}/action", reader("volume_extension:volume_image_metadata:show"), h!(image_show)).action("os-show_image_metadata"),
+    Op::post("volume_image_metadata_set", "/volumes/{id}/action", member("volume_extension:volume_image_metadata:set"), h!(image_set))
+        .action("os-set_image_metadata"),
+    Op::post(
+        "volume_image_metadata_unset",
+        "/volumes/{id}/action",
+        member("volume_extension:volume_image_metadata:remove"),
+        h!(image_unset),
+    )
+    .action("os-unset_image_metadata"),
+    Op::post("volume_image_metadata_show", "/volumes/{id}/action", reader("volume_extension:volume_image_metadata:show"), h!(image_show))
+        .action("os-show_image_metadata"),
 ];
 
 /// Items of one resource.
@@ -63,7 +71,9 @@ async fn change<R: Tagged>(cx: &Ctx<State>, id: &str, f: impl Fn(&mut Metadata) 
             let m = r.metadata();
             f(m)?;
             if m.len() > MAX_ITEMS {
-                return Err(Error::over_quota(format!("MetadataLimitExceeded: Maximum number of metadata items allowed ({MAX_ITEMS}) exceeded")));
+                return Err(Error::over_quota(format!(
+                    "MetadataLimitExceeded: Maximum number of metadata items allowed ({MAX_ITEMS}) exceeded"
+                )));
             }
             let out = m.clone();
             tx.update(&mut r)?;

@@ -34,22 +34,21 @@ pub const MAX: Version = Version(3, 71);
 const VERSIONS: Microversions = Microversions { service_type: "volume", legacy_header: None, min: MIN, max: MAX };
 
 /// Operations below `/v3`.
-const OPS: &[&[Op<State>]] =
-    &[
-        volumes::OPS,
-        actions::OPS,
-        metadata::OPS,
-        attachments::OPS,
-        snapshots::OPS,
-        types::OPS,
-        messages::OPS,
-        quotas::OPS,
-        operators::OPS,
-        qos::OPS,
-        transfers::OPS,
-        backups::OPS,
-        groups::OPS,
-    ];
+const OPS: &[&[Op<State>]] = &[
+    volumes::OPS,
+    actions::OPS,
+    metadata::OPS,
+    attachments::OPS,
+    snapshots::OPS,
+    types::OPS,
+    messages::OPS,
+    quotas::OPS,
+    operators::OPS,
+    qos::OPS,
+    transfers::OPS,
+    backups::OPS,
+    groups::OPS,
+];
 
 /// Rules that no operation carries.
 const RULES: &[RuleDefault] = &[

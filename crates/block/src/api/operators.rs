@@ -18,7 +18,12 @@ const SERVICE_UPDATE: &str = "volume_extension:services:update";
 pub const OPS: &[Op<State>] = &[
     Op::get("service_list", "/os-services", admin(SERVICES), h!(services)),
     Op::put("service_update", "/os-services/{what}", admin(SERVICE_UPDATE), h!(service_update)),
-    Op::get("zone_list", "/os-availability-zone", Access::rule("volume:availability_zone_list", personas::ANYONE, personas::PROJECT), h!(zones)),
+    Op::get(
+        "zone_list",
+        "/os-availability-zone",
+        Access::rule("volume:availability_zone_list", personas::ANYONE, personas::PROJECT),
+        h!(zones),
+    ),
     Op::get("extension_list", "/extensions", Access::Token, h!(extensions)),
     Op::get("pool_list", "/scheduler-stats/get_pools", admin("scheduler_extension:scheduler_stats:get_pools"), h!(pools)),
     Op::get("capabilities_show", "/capabilities/{host}", admin("volume_extension:capabilities"), h!(capabilities)),
@@ -37,7 +42,8 @@ struct Known {
 async fn known(cx: &Ctx<State>) -> Result<Vec<Known>> {
     let rows: BTreeMap<String, ServiceState> =
         cx.state.db.list::<ServiceState>(Query::new()).await?.into_iter().map(|r| (r.id.clone(), r.into_inner())).collect();
-    let parts = [("cinder-scheduler", cx.state.node.clone()), ("cinder-volume", cx.state.backend_host()), ("cinder-backup", cx.state.node.clone())];
+    let parts =
+        [("cinder-scheduler", cx.state.node.clone()), ("cinder-volume", cx.state.backend_host()), ("cinder-backup", cx.state.node.clone())];
     Ok(parts
         .into_iter()
         .map(|(binary, host)| {
@@ -242,8 +248,7 @@ async fn host_show(cx: Ctx<State>) -> Result<Reply> {
     if !known(&cx).await?.iter().any(|k| k.host == host) {
         return Err(Error::not_found(format!("Host {host} could not be found.")));
     }
-    let (volumes, snapshots) =
-        cx.state.db.read(|tx| Ok((tx.list::<Volume>(&Query::new())?, tx.list::<Snapshot>(&Query::new())?))).await?;
+    let (volumes, snapshots) = cx.state.db.read(|tx| Ok((tx.list::<Volume>(&Query::new())?, tx.list::<Snapshot>(&Query::new())?))).await?;
     let mine = |h: &str| h.split('#').next() == Some(&host);
     let mut per: BTreeMap<&str, (i64, i64, i64, i64)> = BTreeMap::new();
     for v in volumes.iter().filter(|v| mine(&v.host)) {

@@ -1,8 +1,8 @@
 //! `/qos-specs`
 
+use super::admin;
 use super::forms::{self, Map};
 use super::lists;
-use super::admin;
 use super::types::types_with;
 use crate::State;
 use crate::logic::types::missing as type_missing;
@@ -120,7 +120,8 @@ async fn set(mut cx: Ctx<State>) -> Result<Reply> {
 async fn unset(mut cx: Ctx<State>) -> Result<Reply> {
     cx.authorize_own()?;
     let body: Value = cx.json().await?;
-    let keys = body.get("keys").and_then(Value::as_array).ok_or_else(|| Error::invalid("Missing required element 'keys' in request body."))?;
+    let keys =
+        body.get("keys").and_then(Value::as_array).ok_or_else(|| Error::invalid("Missing required element 'keys' in request body."))?;
     let keys: Vec<String> = keys.iter().filter_map(|k| k.as_str().map(String::from)).collect();
     change(&cx, move |q| {
         for k in &keys {

@@ -6,10 +6,8 @@ use caelum_base::Result;
 use caelum_rest::{Access, Ctx, Op, Reply, h};
 use serde_json::{Value, json};
 
-pub const OPS: &[Op<State>] = &[
-    Op::get("versions_list", "/", Access::Public, h!(list)),
-    Op::get("version_show", "/v3", Access::Public, h!(show)),
-];
+pub const OPS: &[Op<State>] =
+    &[Op::get("versions_list", "/", Access::Public, h!(list)), Op::get("version_show", "/v3", Access::Public, h!(show))];
 
 fn document(cx: &Ctx<State>) -> Value {
     json!({"versions": [{

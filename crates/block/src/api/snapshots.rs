@@ -23,7 +23,8 @@ pub const OPS: &[Op<State>] = &[
     Op::get("snapshot_show", "/snapshots/{id}", reader("volume:get_snapshot"), h!(show)),
     Op::put("snapshot_update", "/snapshots/{id}", member("volume:update_snapshot"), h!(update)),
     Op::delete("snapshot_delete", "/snapshots/{id}", member("volume:delete_snapshot"), h!(delete)),
-    Op::post("snapshot_reset_status", ACTION, admin("volume_extension:snapshot_admin_actions:reset_status"), h!(reset)).action("os-reset_status"),
+    Op::post("snapshot_reset_status", ACTION, admin("volume_extension:snapshot_admin_actions:reset_status"), h!(reset))
+        .action("os-reset_status"),
     Op::post("snapshot_update_status", ACTION, member("snapshot_extension:snapshot_actions:update_snapshot_status"), h!(update_status))
         .action("os-update_snapshot_status"),
     Op::post("snapshot_force_delete", ACTION, admin("volume_extension:snapshot_admin_actions:force_delete"), h!(force_delete))
@@ -154,7 +155,8 @@ async fn update(mut cx: Ctx<State>) -> Result<Reply> {
         return Err(Error::invalid("At least one of name or description must be given."));
     }
     let name = m.get("name").or_else(|| m.get("display_name")).map(|v| forms::text("name", Some(v))).transpose()?;
-    let description = m.get("description").or_else(|| m.get("display_description")).map(|v| forms::text("description", Some(v))).transpose()?;
+    let description =
+        m.get("description").or_else(|| m.get("display_description")).map(|v| forms::text("description", Some(v))).transpose()?;
     let now = cx.env.now();
     let s = change(&cx, &s.id, move |s| {
         if let Some(n) = &name {

@@ -89,7 +89,16 @@ async fn create(mut cx: Ctx<State>) -> Result<Reply> {
     let hex = |n| cx.env.bytes(n).iter().map(|b| format!("{b:02x}")).collect::<String>();
     let (key, salt) = (hex(16), hex(8));
     let who = caller(&cx)?;
-    let t = Transfer { id: cx.env.uuid(), volume_id, name, key_hash: hash(&salt, &key), salt, no_snapshots, created_at: cx.env.now(), ..Transfer::default() };
+    let t = Transfer {
+        id: cx.env.uuid(),
+        volume_id,
+        name,
+        key_hash: hash(&salt, &key),
+        salt,
+        no_snapshots,
+        created_at: cx.env.now(),
+        ..Transfer::default()
+    };
     let t = cx
         .state
         .db

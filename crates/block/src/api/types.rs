@@ -29,11 +29,21 @@ pub const OPS: &[Op<State>] = &[
     Op::put("volume_type_spec_update", SPEC, admin("volume_extension:types_extra_specs:update"), h!(spec_set)),
     Op::delete("volume_type_spec_delete", SPEC, admin("volume_extension:types_extra_specs:delete"), h!(spec_unset)),
     Op::get("volume_type_encryption_show", "/types/{id}/encryption", admin("volume_extension:volume_type_encryption:get"), h!(encryption)),
-    Op::get("volume_type_access_list", "/types/{id}/os-volume-type-access", admin("volume_extension:volume_type_access:get_all_for_type"), h!(access)),
+    Op::get(
+        "volume_type_access_list",
+        "/types/{id}/os-volume-type-access",
+        admin("volume_extension:volume_type_access:get_all_for_type"),
+        h!(access),
+    ),
     Op::post("volume_type_access_add", "/types/{id}/action", admin("volume_extension:volume_type_access:addProjectAccess"), h!(grant))
         .action("addProjectAccess"),
-    Op::post("volume_type_access_remove", "/types/{id}/action", admin("volume_extension:volume_type_access:removeProjectAccess"), h!(revoke))
-        .action("removeProjectAccess"),
+    Op::post(
+        "volume_type_access_remove",
+        "/types/{id}/action",
+        admin("volume_extension:volume_type_access:removeProjectAccess"),
+        h!(revoke),
+    )
+    .action("removeProjectAccess"),
     Op::get("default_type_list", "/default-types", admin("volume_extension:default_get_all"), h!(default_list)).since(3, 62),
     Op::get("default_type_show", "/default-types/{project}", admin("volume_extension:default_get"), h!(default_show)).since(3, 62),
     Op::put("default_type_set", "/default-types/{project}", admin("volume_extension:default_set_or_update"), h!(default_set)).since(3, 62),
@@ -143,7 +153,11 @@ fn checked_specs(v: Option<&Value>) -> Result<Metadata> {
     let specs = forms::metadata("extra_specs", v)?;
     for (k, v) in &specs {
         if !k.chars().all(|c| c.is_ascii_alphanumeric() || "-_.: ".contains(c)) {
-            return Err(forms::invalid("extra_specs", k, "Key names can only contain alphanumeric characters, underscores, periods, colons and hyphens."));
+            return Err(forms::invalid(
+                "extra_specs",
+                k,
+                "Key names can only contain alphanumeric characters, underscores, periods, colons and hyphens.",
+            ));
         }
         if v.is_empty() {
             return Err(forms::invalid("extra_specs", k, "A value must not be empty."));
@@ -188,7 +202,11 @@ async fn create(mut cx: Ctx<State>) -> Result<Reply> {
 }
 
 /// Changes one type in one transaction.
-async fn change(cx: &Ctx<State>, id: &str, f: impl Fn(&mut Tx<'_>, &mut VolumeType) -> Result<()> + Send + Sync + 'static) -> Result<Stored<VolumeType>> {
+async fn change(
+    cx: &Ctx<State>,
+    id: &str,
+    f: impl Fn(&mut Tx<'_>, &mut VolumeType) -> Result<()> + Send + Sync + 'static,
+) -> Result<Stored<VolumeType>> {
     let id = id.to_string();
     cx.state
         .db

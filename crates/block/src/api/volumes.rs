@@ -56,8 +56,7 @@ pub async fn find(cx: &Ctx<State>) -> Result<Stored<Volume>> {
 /// Type names and attachments of these volumes.
 pub fn extra(tx: &mut Tx<'_>, vs: &[Stored<Volume>]) -> Result<Extra> {
     let ids: Vec<String> = vs.iter().map(|v| v.id.clone()).collect();
-    let types: BTreeMap<String, String> =
-        tx.list::<VolumeType>(&Query::new())?.into_iter().map(|t| (t.value.id, t.value.name)).collect();
+    let types: BTreeMap<String, String> = tx.list::<VolumeType>(&Query::new())?.into_iter().map(|t| (t.value.id, t.value.name)).collect();
     let attachments = by_ids::<Attachment>(tx, "volume_id", &ids)?.into_iter().map(Stored::into_inner).collect();
     Ok(Extra { types, attachments })
 }
@@ -120,7 +119,8 @@ async fn create(mut cx: Ctx<State>) -> Result<Reply> {
     let new = new_volume(&cx, &forms::inner(&body, "volume")?)?;
     let made = logic::create(&cx.state, &caller(&cx)?, new).await?;
     let (v, x) = with_extra(&cx, made).await?;
-    Reply::json(202, &json!({"volume": views::volume(&cx, &v, &x)})).map(|r| r.header("location", format!("{}/volumes/{}", lists::home(&cx), v.id)))
+    Reply::json(202, &json!({"volume": views::volume(&cx, &v, &x)}))
+        .map(|r| r.header("location", format!("{}/volumes/{}", lists::home(&cx), v.id)))
 }
 
 async fn update(mut cx: Ctx<State>) -> Result<Reply> {
@@ -132,7 +132,8 @@ async fn update(mut cx: Ctx<State>) -> Result<Reply> {
         return Err(Error::invalid("At least one of name, description or metadata must be given."));
     }
     let name = m.get("name").or_else(|| m.get("display_name")).map(|v| forms::text("name", Some(v))).transpose()?;
-    let description = m.get("description").or_else(|| m.get("display_description")).map(|v| forms::text("description", Some(v))).transpose()?;
+    let description =
+        m.get("description").or_else(|| m.get("display_description")).map(|v| forms::text("description", Some(v))).transpose()?;
     let metadata = m.get("metadata").map(|v| forms::metadata("metadata", Some(v))).transpose()?;
     let (id, now) = (v.id.clone(), cx.env.now());
     let v = cx
@@ -241,7 +242,11 @@ async fn search(cx: &Ctx<State>) -> Result<Found> {
     let tenant = lists::tenant(cx, "volume:get_all_tenants_hosts")?;
     let paging = Paging::read(&cx.query, SORT)?;
     let filters = filters(cx, tenant.as_deref())?;
-    let wanted = cx.query.get("metadata").map(|t| lists::metadata_filter(t).ok_or_else(|| forms::invalid("metadata", t, "It is no object."))).transpose()?;
+    let wanted = cx
+        .query
+        .get("metadata")
+        .map(|t| lists::metadata_filter(t).ok_or_else(|| forms::invalid("metadata", t, "It is no object.")))
+        .transpose()?;
     let image = cx.query.get("glance_metadata").filter(|_| cx.version >= Version(3, 4)).and_then(lists::metadata_filter);
     let counted = lists::with_count(cx);
     let p = paging.clone();

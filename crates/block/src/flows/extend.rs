@@ -70,8 +70,7 @@ fn record(tx: &mut Tx<'_>, cx: &StepCx<State>, flow: &mut ExtendVolume) -> Resul
 
 async fn notify(cx: StepCx<State>, flow: ExtendVolume) -> Result<ExtendVolume> {
     let Some(compute) = cx.compute.as_ref().filter(|_| !flow.servers.is_empty()) else { return Ok(flow) };
-    let events: Vec<_> =
-        flow.servers.iter().map(|s| json!({"name": "volume-extended", "server_uuid": s, "tag": flow.volume_id})).collect();
+    let events: Vec<_> = flow.servers.iter().map(|s| json!({"name": "volume-extended", "server_uuid": s, "tag": flow.volume_id})).collect();
     let call = compute.post("/v2.1/os-server-external-events").header("openstack-api-version", "compute 2.51");
     // The volume is larger either way; a guest that was not told sees it at its next start.
     if let Err(e) = call.json(&json!({"events": events})).done().await {

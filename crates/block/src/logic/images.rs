@@ -53,8 +53,23 @@ pub struct Image {
 
 /// Attributes of every image that are no properties.
 const BASE: [&str; 17] = [
-    "visibility", "protected", "owner", "created_at", "updated_at", "tags", "self", "file", "schema", "direct_url",
-    "locations", "os_hidden", "stores", "members", "deleted", "deleted_at", "is_public",
+    "visibility",
+    "protected",
+    "owner",
+    "created_at",
+    "updated_at",
+    "tags",
+    "self",
+    "file",
+    "schema",
+    "direct_url",
+    "locations",
+    "os_hidden",
+    "stores",
+    "members",
+    "deleted",
+    "deleted_at",
+    "is_public",
 ];
 
 impl Image {

@@ -113,7 +113,12 @@ mod tests {
     #[test]
     fn extra_specs_are_requirements() {
         let with = |k: &str, v: &str| VolumeType { extra_specs: [(k.to_string(), v.to_string())].into(), ..VolumeType::default() };
-        for (k, v) in [("multiattach", "<is> True"), ("vendor_name", "Caelum"), ("capabilities:storage_protocol", "<or> nfs <or> file"), ("hw:any", "x")] {
+        for (k, v) in [
+            ("multiattach", "<is> True"),
+            ("vendor_name", "Caelum"),
+            ("capabilities:storage_protocol", "<or> nfs <or> file"),
+            ("hw:any", "x"),
+        ] {
             assert_eq!(unmet(&with(k, v)), None, "{k}={v}");
         }
         for (k, v) in [("storage_protocol", "iSCSI"), ("replication_enabled", "<is> True"), ("spec", "1")] {

@@ -172,7 +172,10 @@ fn size_of(new: &NewVolume, origin: &Origin) -> Result<i64> {
             Source::Volume { .. } => "original volume size",
             _ => "source size",
         };
-        return Err(bad_input(format!("Volume size '{size}'GB cannot be smaller than the {what} {}GB. They must be >= original size.", origin.least)));
+        return Err(bad_input(format!(
+            "Volume size '{size}'GB cannot be smaller than the {what} {}GB. They must be >= original size.",
+            origin.least
+        )));
     }
     Ok(size)
 }
@@ -205,7 +208,10 @@ fn origin(tx: &mut Tx<'_>, caller: &Caller, new: &NewVolume, image: Option<&Imag
     if let Some(id) = &new.snapshot_id {
         let s = rows::snapshot(tx, id).ok().filter(|s| caller.sees(&s.project_id)).ok_or_else(|| snapshot_missing(id))?;
         if !matches!(s.status.as_str(), "available" | "in-use") {
-            return Err(Error::invalid(format!("Invalid snapshot: Originating snapshot status must be one of 'available' values, but the current status is {}.", s.status)));
+            return Err(Error::invalid(format!(
+                "Invalid snapshot: Originating snapshot status must be one of 'available' values, but the current status is {}.",
+                s.status
+            )));
         }
         let d = s.disk();
         let s = s.into_inner();
@@ -221,7 +227,10 @@ fn origin(tx: &mut Tx<'_>, caller: &Caller, new: &NewVolume, image: Option<&Imag
     if let Some(id) = &new.source_volid {
         let v = rows::volume(tx, id).ok().filter(|v| caller.sees(&v.project_id)).ok_or_else(|| volume_missing(id))?;
         if !matches!(v.status.as_str(), "available" | "in-use") {
-            return Err(Error::invalid(format!("Invalid volume: Unable to create a volume from source volume {id}: its status is {}.", v.status)));
+            return Err(Error::invalid(format!(
+                "Invalid volume: Unable to create a volume from source volume {id}: its status is {}.",
+                v.status
+            )));
         }
         let d = v.disk();
         let v = v.into_inner();
@@ -260,8 +269,15 @@ pub struct DeleteHow {
 }
 
 const DELETABLE: [&str; 9] = [
-    "available", "error", "error_restoring", "error_extending", "error_managing", "error_deleting", "creating",
-    "downloading", "error_backing-up",
+    "available",
+    "error",
+    "error_restoring",
+    "error_extending",
+    "error_managing",
+    "error_deleting",
+    "creating",
+    "downloading",
+    "error_backing-up",
 ];
 
 /// Marks a volume as going and starts removing it; a creation under way is cancelled.
@@ -314,7 +330,10 @@ pub fn extend(tx: &mut Tx<'_>, state: &State, id: &str, request_id: &str, new_si
         )));
     }
     if new_size <= v.size {
-        return Err(bad_input(format!("New size for extend must be greater than current size. (current: {}, extended: {new_size}).", v.size)));
+        return Err(bad_input(format!(
+            "New size for extend must be greater than current size. (current: {}, extended: {new_size}).",
+            v.size
+        )));
     }
     let kind = tx.get::<VolumeType>(&v.volume_type_id)?;
     let wanted = Wanted {

@@ -1,7 +1,7 @@
 //! What block storage remembers: records, quota, and the queries that are more than one row.
 
-mod records;
 pub mod quota;
+mod records;
 pub mod rows;
 
 pub use records::*;

@@ -64,10 +64,8 @@ pub struct Notice<'a> {
 /// Leaves a message for the project's users.
 pub fn tell(tx: &mut Tx<'_>, env: &Env, n: &Notice<'_>) -> Result<()> {
     let now: Timestamp = env.now();
-    let old: Vec<Stored<Message>> = tx.list(&Query {
-        offset: Some(MESSAGES_PER_PROJECT),
-        ..Query::new().eq("project_id", n.project_id).sort("created_at", Dir::Desc)
-    })?;
+    let old: Vec<Stored<Message>> = tx
+        .list(&Query { offset: Some(MESSAGES_PER_PROJECT), ..Query::new().eq("project_id", n.project_id).sort("created_at", Dir::Desc) })?;
     for m in &old {
         tx.delete(m)?;
     }

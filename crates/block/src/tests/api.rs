@@ -53,9 +53,19 @@ async fn strangers_see_nothing_and_readers_change_nothing() {
 async fn bad_input_is_refused() {
     let w = world().await;
     for volume in [
-        json!({"size": "#$%"}), json!({"size": ""}), json!({"size": "0"}), json!({"size": "-1"}), json!({}), json!({"size": 1.5}),
-        json!({"size": 1, "name": "x".repeat(256)}), json!({"size": 1, "metadata": {"": "x"}}), json!({"size": 1, "metadata": {"a": 1}}),
-        json!({"size": 1, "imageRef": "nope"}), json!({"size": 1, "availability_zone": "moon"}), json!({"size": i64::MAX}), json!([]),
+        json!({"size": "#$%"}),
+        json!({"size": ""}),
+        json!({"size": "0"}),
+        json!({"size": "-1"}),
+        json!({}),
+        json!({"size": 1.5}),
+        json!({"size": 1, "name": "x".repeat(256)}),
+        json!({"size": 1, "metadata": {"": "x"}}),
+        json!({"size": 1, "metadata": {"a": 1}}),
+        json!({"size": 1, "imageRef": "nope"}),
+        json!({"size": 1, "availability_zone": "moon"}),
+        json!({"size": i64::MAX}),
+        json!([]),
     ] {
         let (status, body) = w.call("member", "POST", "/v3/volumes", Some(json!({"volume": volume}))).await;
         assert_eq!(status, 400, "{volume} {body}");
@@ -125,7 +135,10 @@ async fn snapshots_and_clones_hold_the_bytes_with_and_without_sharing() {
         let snap = body["snapshot"]["id"].as_str().unwrap().to_string();
         w.idle().await;
         let (_, body) = w.call("reader", "GET", &format!("/v3/snapshots/{snap}"), None).await;
-        assert_eq!((&body["snapshot"]["status"], &body["snapshot"]["os-extended-snapshot-attributes:progress"]), (&json!("available"), &json!("100%")));
+        assert_eq!(
+            (&body["snapshot"]["status"], &body["snapshot"]["os-extended-snapshot-attributes:progress"]),
+            (&json!("available"), &json!("100%"))
+        );
         assert_eq!(w.call("member", "DELETE", &format!("/v3/volumes/{id}"), None).await.0, 400, "it has a snapshot");
         let from = w.volume("member", json!({"snapshot_id": snap, "size": 2})).await;
         let clone = w.volume("member", json!({"source_volid": id})).await;
@@ -296,7 +309,10 @@ async fn a_backup_brings_the_bytes_back() {
     let restored = body["restore"]["volume_id"].as_str().unwrap();
     assert_eq!(w.read(&format!("volume-{restored}"), 8), b"precious");
     let (_, v) = w.call("member", "GET", &format!("/v3/volumes/{restored}"), None).await;
-    assert_eq!((&v["volume"]["status"], &v["volume"]["bootable"], &v["volume"]["metadata"]["k"]), (&json!("available"), &json!("true"), &json!("v")));
+    assert_eq!(
+        (&v["volume"]["status"], &v["volume"]["bootable"], &v["volume"]["metadata"]["k"]),
+        (&json!("available"), &json!("true"), &json!("v"))
+    );
     assert_eq!(w.call("member", "DELETE", &path, None).await.0, 202);
     w.idle().await;
     assert!(!w.files().iter().any(|f| f.starts_with("backup")));

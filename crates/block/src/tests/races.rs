@@ -34,7 +34,9 @@ async fn one_of_many_attachments_wins() {
             let (w, id) = (w.clone(), id.clone());
             tokio::spawn(async move {
                 let server = format!("aaaaaaaa-0000-4000-8000-0000000000{n:02}");
-                w.call("member", "POST", "/v3/attachments", Some(json!({"attachment": {"volume_uuid": id, "instance_uuid": server}}))).await.0
+                w.call("member", "POST", "/v3/attachments", Some(json!({"attachment": {"volume_uuid": id, "instance_uuid": server}})))
+                    .await
+                    .0
             })
         })
         .collect();

@@ -85,7 +85,11 @@ impl HttpService for FakeCompute {
         Box::pin(async move {
             let parts: Vec<String> = req.uri().path().split('/').map(String::from).collect();
             let found = parts.len() == 6 && known.lock().unwrap().contains(&(parts[3].clone(), parts[5].clone()));
-            if found { answer(200, &json!({"volumeAttachment": {"serverId": parts[3]}})) } else { answer(404, &json!({"itemNotFound": {"message": "no"}})) }
+            if found {
+                answer(200, &json!({"volumeAttachment": {"serverId": parts[3]}}))
+            } else {
+                answer(404, &json!({"itemNotFound": {"message": "no"}}))
+            }
         })
     }
 }
@@ -198,4 +202,3 @@ impl World {
         out
     }
 }
-

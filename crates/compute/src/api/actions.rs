@@ -8,8 +8,8 @@ use crate::State;
 use crate::flows::power::{ChangePower, PowerOp};
 use crate::flows::rebuild::Rebuild;
 use crate::flows::resize::{ResizeServer, Stage};
-use crate::logic::{actions, images, ops};
 use crate::logic::ops::Begin;
+use crate::logic::{actions, images, ops};
 use crate::store::servers::{Lock, Server, Task, VmState};
 use crate::store::{flavors, keypairs, quota, servers};
 use caelum_base::{Error, Result};
@@ -53,11 +53,20 @@ pub const OPS: &[Op<State>] = &[
     Op::post("server_force_delete", PATH, member("os_compute_api:os-deferred-delete:force"), h!(force_delete)).action("forceDelete"),
     Op::post("server_restore", PATH, member("os_compute_api:os-deferred-delete:restore"), h!(restore)).action("restore"),
     Op::post("server_change_password", PATH, member("os_compute_api:os-admin-password"), h!(change_password)).action("changePassword"),
+    Op::post("server_inject_network", PATH, admin("os_compute_api:os-admin-actions:inject_network_info"), h!(inject_network))
+        .action("injectNetworkInfo"),
     Op::post("server_reset_state", PATH, admin("os_compute_api:os-admin-actions:reset_state"), h!(reset_state)).action("os-resetState"),
 ];
 
-
-fn begin(cx: &Ctx<State>, s: &Server, action: &'static str, event: &'static str, verb: &'static str, states: &'static [VmState], task: Option<Task>) -> Begin {
+fn begin(
+    cx: &Ctx<State>,
+    s: &Server,
+    action: &'static str,
+    event: &'static str,
+    verb: &'static str,
+    states: &'static [VmState],
+    task: Option<Task>,
+) -> Begin {
     Begin {
         server_id: s.id.clone(),
         user_id: cx.auth().user_id().to_string(),
@@ -196,7 +205,8 @@ async fn console_log(mut cx: Ctx<State>) -> Result<Reply> {
         None | Some(Value::Null) => None,
         Some(v) => {
             let n = v.as_i64().or_else(|| v.as_str().and_then(|t| t.parse().ok()));
-            let n = n.filter(|n| *n >= -1).ok_or_else(|| Error::invalid(format!("Invalid input for field/attribute length. Value: {v}.")))?;
+            let n =
+                n.filter(|n| *n >= -1).ok_or_else(|| Error::invalid(format!("Invalid input for field/attribute length. Value: {v}.")))?;
             usize::try_from(n).ok()
         }
     };
@@ -377,11 +387,7 @@ async fn create_backup(mut cx: Ctx<State>) -> Result<Reply> {
     more.insert("backup_type".into(), json!(b.inner.backup_type));
     const STATES: &[VmState] = &[VmState::Active, VmState::Stopped, VmState::Paused, VmState::Suspended];
     let begin = begin(&cx, &s, "createBackup", "compute_backup_instance", "createBackup", STATES, Some(Task::ImageSnapshot));
-    let image_id = if keep == 0 {
-        None
-    } else {
-        Some(actions::snapshot(&cx.state, cx.auth(), &s, begin, &name, &more).await?)
-    };
+    let image_id = if keep == 0 { None } else { Some(actions::snapshot(&cx.state, cx.auth(), &s, begin, &name, &more).await?) };
     images::rotate_backups(&cx.state, &cx.auth().token, &s.id, &b.inner.backup_type, keep).await?;
     match image_id {
         Some(id) if cx.version >= Version(2, 45) => Reply::json(202, &json!({"image_id": id})),
@@ -524,6 +530,14 @@ async fn change_password(mut cx: Ctx<State>) -> Result<Reply> {
     admin_pass(&cx, Some(&body.inner.pass))?;
     ops::check(&s, "changePassword", &[VmState::Active])?;
     Err(Error::not_implemented("Unable to set password on instance"))
+}
+
+/// Reads the ports' addresses again; guests learn of theirs by DHCP.
+async fn inject_network(mut cx: Ctx<State>) -> Result<Reply> {
+    let s = lookup(&cx).await?;
+    null_body(&mut cx).await?;
+    crate::logic::netinfo::refresh(&cx.state, &s.id).await?;
+    Ok(Reply::empty(202))
 }
 
 #[derive(Deserialize)]

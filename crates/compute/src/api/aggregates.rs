@@ -27,8 +27,7 @@ pub const OPS: &[Op<State>] = &[
     Op::delete("aggregate_delete", ONE, admin("os_compute_api:os-aggregates:delete"), h!(delete)),
     Op::post("aggregate_add_host", ACTION, admin("os_compute_api:os-aggregates:add_host"), h!(add_host)).action("add_host"),
     Op::post("aggregate_remove_host", ACTION, admin("os_compute_api:os-aggregates:remove_host"), h!(remove_host)).action("remove_host"),
-    Op::post("aggregate_set_metadata", ACTION, admin("os_compute_api:os-aggregates:set_metadata"), h!(set_metadata))
-        .action("set_metadata"),
+    Op::post("aggregate_set_metadata", ACTION, admin("os_compute_api:os-aggregates:set_metadata"), h!(set_metadata)).action("set_metadata"),
 ];
 
 /// `whole` adds what a new aggregate does not have.

@@ -8,10 +8,8 @@ use serde_json::{Value, json};
 
 const RULE: Access = Access::rule("os_compute_api:extensions", ANYONE, PROJECT);
 
-pub const OPS: &[Op<State>] = &[
-    Op::get("extension_list", "/extensions", RULE, h!(list)),
-    Op::get("extension_show", "/extensions/{alias}", RULE, h!(show)),
-];
+pub const OPS: &[Op<State>] =
+    &[Op::get("extension_list", "/extensions", RULE, h!(list)), Op::get("extension_show", "/extensions/{alias}", RULE, h!(show))];
 
 /// Alias, name, what it gives.
 const EXTENSIONS: &[(&str, &str, &str)] = &[

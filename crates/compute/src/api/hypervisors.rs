@@ -94,7 +94,9 @@ async fn select(cx: &Ctx<State>) -> Result<(Vec<Host>, Option<String>, bool)> {
     if cx.version >= UUIDS {
         if let Some(pattern) = cx.query.get("hypervisor_hostname_pattern") {
             if cx.query.has("limit") || cx.query.has("marker") {
-                return Err(Error::invalid("Paging over hypervisors with the hypervisor_hostname_pattern query parameter is not supported."));
+                return Err(Error::invalid(
+                    "Paging over hypervisors with the hypervisor_hostname_pattern query parameter is not supported.",
+                ));
             }
             rows.retain(|h| h.view.info.hostname.contains(pattern));
             if rows.is_empty() {

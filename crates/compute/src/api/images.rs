@@ -28,9 +28,31 @@ pub const OPS: &[Op<State>] = &[
 
 /// What the image service says of every image; everything else is a property.
 const CORE: &[&str] = &[
-    "id", "name", "status", "created_at", "updated_at", "size", "virtual_size", "min_disk", "min_ram", "visibility", "protected",
-    "checksum", "os_hash_algo", "os_hash_value", "os_hidden", "owner", "tags", "self", "file", "schema", "container_format",
-    "disk_format", "locations", "direct_url", "stores",
+    "id",
+    "name",
+    "status",
+    "created_at",
+    "updated_at",
+    "size",
+    "virtual_size",
+    "min_disk",
+    "min_ram",
+    "visibility",
+    "protected",
+    "checksum",
+    "os_hash_algo",
+    "os_hash_value",
+    "os_hidden",
+    "owner",
+    "tags",
+    "self",
+    "file",
+    "schema",
+    "container_format",
+    "disk_format",
+    "locations",
+    "direct_url",
+    "stores",
 ];
 
 fn properties(image: &Value) -> Map<String, Value> {

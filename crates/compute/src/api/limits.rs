@@ -4,15 +4,14 @@ use super::forms;
 use crate::State;
 use crate::logic::quotas as logic;
 use caelum_base::Result;
-use caelum_policy::personas::{ANYONE, PROJECT};
 use caelum_policy::Target;
+use caelum_policy::personas::{ANYONE, PROJECT};
 use caelum_rest::{Access, Ctx, Op, Reply, Version, h};
 use serde_json::{Map, json};
 
 pub const OPS: &[Op<State>] = &[Op::get("limits_show", "/limits", Access::rule("os_compute_api:limits", ANYONE, PROJECT), h!(show))];
 
 const OTHER: &str = "os_compute_api:limits:other_project";
-
 
 /// Name in the answer, name of the limit, first version without it.
 const MAXIMA: &[(&str, &str, Version)] = &[

@@ -1,34 +1,34 @@
 //! The REST API: one file per resource. Microversions live here and nowhere below.
 
 pub mod actions;
+pub mod aggregates;
 pub mod catalog;
 pub mod consoles;
-pub mod server_actions;
-pub mod server_create;
-pub mod server_interfaces;
-pub mod server_metadata;
-pub mod server_misc;
-pub mod server_volumes;
-pub mod server_list;
-pub mod servers;
-pub mod views;
-pub mod wire;
+pub mod extensions;
 pub mod flavor_specs;
 pub mod flavors;
 pub mod forms;
-pub mod keypairs;
-pub mod aggregates;
-pub mod extensions;
 pub mod hypervisors;
 pub mod images;
-pub mod security_groups;
+pub mod keypairs;
 pub mod limits;
 pub mod migrations;
 pub mod quotas;
+pub mod security_groups;
+pub mod server_actions;
+pub mod server_create;
 pub mod server_groups;
+pub mod server_interfaces;
+pub mod server_list;
+pub mod server_metadata;
+pub mod server_misc;
+pub mod server_volumes;
+pub mod servers;
 pub mod services;
 pub mod usage;
 pub mod versions;
+pub mod views;
+pub mod wire;
 pub mod zones;
 
 use crate::State;
@@ -44,15 +44,8 @@ const VERSIONS: Microversions =
     Microversions { service_type: "compute", legacy_header: Some("x-openstack-nova-api-version"), min: MIN, max: MAX };
 
 /// Operations of servers, below `/v2.1`.
-const SERVERS: &[&[Op<State>]] = &[
-    servers::OPS,
-    actions::OPS,
-    server_metadata::OPS,
-    server_interfaces::OPS,
-    server_volumes::OPS,
-    server_actions::OPS,
-    server_misc::OPS,
-];
+const SERVERS: &[&[Op<State>]] =
+    &[servers::OPS, actions::OPS, server_metadata::OPS, server_interfaces::OPS, server_volumes::OPS, server_actions::OPS, server_misc::OPS];
 
 pub(crate) fn build(
     state: Arc<State>,

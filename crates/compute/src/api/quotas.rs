@@ -113,7 +113,8 @@ fn limits(fields: Map<String, Value>, version: Version, until: Version) -> Resul
         if !known(&name) {
             return Err(Error::invalid(format!("Additional properties are not allowed ('{name}' was unexpected)")));
         }
-        let n = forms::integer(&value).ok_or_else(|| Error::invalid(format!("Invalid input for field/attribute {name}. Value: {value}.")))?;
+        let n =
+            forms::integer(&value).ok_or_else(|| Error::invalid(format!("Invalid input for field/attribute {name}. Value: {value}.")))?;
         out.insert(name.clone(), forms::check_range(&name, n, -1)?);
     }
     Ok(out)

@@ -150,7 +150,9 @@ fn read(cx: &Ctx<State>, body: Body) -> Result<NewServers> {
     if requested_host.is_some() {
         cx.require("compute:servers:create:requested_destination", &own)?;
         if forced_host.is_some() {
-            return Err(Error::invalid("One mechanism with host and/or hypervisor_hostname and another mechanism with zone:host:node are mutually exclusive."));
+            return Err(Error::invalid(
+                "One mechanism with host and/or hypervisor_hostname and another mechanism with zone:host:node are mutually exclusive.",
+            ));
         }
     }
     let hostname = s.hostname.map(|h| wire::hostname(&h, cx.version >= Version(2, 94))).transpose()?;

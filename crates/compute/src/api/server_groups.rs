@@ -5,8 +5,8 @@ use crate::State;
 use crate::store::groups::ServerGroup;
 use crate::store::{quota_sets, servers};
 use caelum_base::{Error, Result};
-use caelum_policy::personas::{PROJECT, PROJECT_MEMBER_OR_ADMIN, PROJECT_READER_OR_ADMIN};
 use caelum_policy::Target;
+use caelum_policy::personas::{PROJECT, PROJECT_MEMBER_OR_ADMIN, PROJECT_READER_OR_ADMIN};
 use caelum_rest::{Access, Ctx, Op, Reply, Version, h};
 use caelum_store::{Dir, Query, Tx};
 use serde::Deserialize;
@@ -14,7 +14,6 @@ use serde_json::{Value, json};
 
 const ONE: &str = "/os-server-groups/{id}";
 const ALL: &str = "os_compute_api:os-server-groups:index:all_projects";
-
 
 const fn reader(name: &'static str) -> Access {
     Access::rule(name, PROJECT_READER_OR_ADMIN, PROJECT)

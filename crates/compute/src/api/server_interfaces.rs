@@ -31,8 +31,14 @@ pub const OPS: &[Op<State>] = &[
     Op::post("interface_attach", LIST, member("os_compute_api:os-attach-interfaces:create"), h!(interface_attach)),
     Op::get("interface_show", ONE, reader("os_compute_api:os-attach-interfaces:show"), h!(interface_show)),
     Op::delete("interface_detach", ONE, member("os_compute_api:os-attach-interfaces:delete"), h!(interface_detach)),
-    Op::get("server_security_groups", "/servers/{id}/os-security-groups", reader("os_compute_api:os-security-groups:list"), h!(groups_list)),
-    Op::post("server_add_security_group", ACTION, member("os_compute_api:os-security-groups:add"), h!(group_add)).action("addSecurityGroup"),
+    Op::get(
+        "server_security_groups",
+        "/servers/{id}/os-security-groups",
+        reader("os_compute_api:os-security-groups:list"),
+        h!(groups_list),
+    ),
+    Op::post("server_add_security_group", ACTION, member("os_compute_api:os-security-groups:add"), h!(group_add))
+        .action("addSecurityGroup"),
     Op::post("server_remove_security_group", ACTION, member("os_compute_api:os-security-groups:remove"), h!(group_remove))
         .action("removeSecurityGroup"),
     Op::post("server_add_fixed_ip", ACTION, member("os_compute_api:os-multinic:add"), h!(fixed_ip_add)).action("addFixedIp").until(2, 43),

@@ -122,7 +122,8 @@ fn pattern(text: &str) -> Result<Regex> {
 }
 
 fn time(key: &str, text: &str) -> Result<Timestamp> {
-    Timestamp::parse(text).ok_or_else(|| Error::invalid(format!("Invalid input for query parameters {key}. Value: {text}. It is not a date-time.")))
+    Timestamp::parse(text)
+        .ok_or_else(|| Error::invalid(format!("Invalid input for query parameters {key}. Value: {text}. It is not a date-time.")))
 }
 
 impl Wanted {
@@ -182,7 +183,8 @@ impl Wanted {
             "config_drive" => self.config_drive = cx.query.bool(key),
             "deleted" | "soft_deleted" => self.impossible |= cx.auth().is_admin() && cx.query.bool(key) == Some(true),
             "metadata" => {
-                let map = serde_json::from_str(value).map_err(|_| Error::invalid("The metadata filter is not a JSON object of strings."))?;
+                let map =
+                    serde_json::from_str(value).map_err(|_| Error::invalid("The metadata filter is not a JSON object of strings."))?;
                 self.metadata = Some(map);
             }
             _ => {}
@@ -218,16 +220,51 @@ impl Wanted {
                 "memory_mb" => "ram_mb",
                 "vcpus" => "vcpus",
                 // Columns that may be empty give no order of their own.
-                "task_state" | "host" | "node" | "image_ref" | "key_name" | "availability_zone" | "access_ip_v4" | "access_ip_v6"
-                | "auto_disk_config" | "config_drive" | "display_description" | "root_device_name" | "root_gb" | "ephemeral_gb"
-                | "cleaned" | "default_ephemeral_device" | "default_swap_device" | "disable_terminate" | "ephemeral_key_uuid"
-                | "launched_on" | "kernel_id" | "ramdisk_id" | "locked_by" | "os_type" | "reservation_id" | "shutdown_terminate"
-                | "user_data" | "vm_mode" | "architecture" | "cell_name" | "instance_type" | "block_device_mapping" | "metadata"
-                | "services" | "security_groups" | "system_metadata" | "info_cache" | "pci_devices" | "deleted" | "deleted_at" => continue,
+                "task_state"
+                | "host"
+                | "node"
+                | "image_ref"
+                | "key_name"
+                | "availability_zone"
+                | "access_ip_v4"
+                | "access_ip_v6"
+                | "auto_disk_config"
+                | "config_drive"
+                | "display_description"
+                | "root_device_name"
+                | "root_gb"
+                | "ephemeral_gb"
+                | "cleaned"
+                | "default_ephemeral_device"
+                | "default_swap_device"
+                | "disable_terminate"
+                | "ephemeral_key_uuid"
+                | "launched_on"
+                | "kernel_id"
+                | "ramdisk_id"
+                | "locked_by"
+                | "os_type"
+                | "reservation_id"
+                | "shutdown_terminate"
+                | "user_data"
+                | "vm_mode"
+                | "architecture"
+                | "cell_name"
+                | "instance_type"
+                | "block_device_mapping"
+                | "metadata"
+                | "services"
+                | "security_groups"
+                | "system_metadata"
+                | "info_cache"
+                | "pci_devices"
+                | "deleted"
+                | "deleted_at" => continue,
                 other => return Err(Error::invalid(format!("Invalid input for query parameters sort_key. Value: {other}."))),
             };
             let dir = dirs.next().unwrap_or("desc");
-            let dir = Dir::parse(dir).ok_or_else(|| Error::invalid(format!("Invalid input for query parameters sort_dir. Value: {dir}.")))?;
+            let dir =
+                Dir::parse(dir).ok_or_else(|| Error::invalid(format!("Invalid input for query parameters sort_dir. Value: {dir}.")))?;
             self.query.sort.push((column, dir));
         }
         if self.query.sort.is_empty() {

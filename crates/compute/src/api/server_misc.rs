@@ -32,7 +32,8 @@ pub const OPS: &[Op<State>] = &[
     Op::get("server_topology", "/servers/{id}/topology", reader("compute:server:topology:index"), h!(topology)).since(2, 78),
     Op::get("server_password_show", PASSWORD, reader("os_compute_api:os-server-password:show"), h!(password_show)),
     Op::delete("server_password_clear", PASSWORD, member("os_compute_api:os-server-password:clear"), h!(password_clear)),
-    Op::get("server_migration_list", "/servers/{id}/migrations", admin("os_compute_api:servers:migrations:index"), h!(migrations)).since(2, 23),
+    Op::get("server_migration_list", "/servers/{id}/migrations", admin("os_compute_api:servers:migrations:index"), h!(migrations))
+        .since(2, 23),
     Op::post(
         "server_external_events",
         "/os-server-external-events",

@@ -168,7 +168,10 @@ async fn update(mut cx: Ctx<State>) -> Result<Reply> {
     let write = move |tx: &mut Tx<'_>| {
         let mut s = require(tx, &id)?;
         if s.binary != COMPUTE {
-            return Err(Error::invalid(format!("Updating a {} service is not supported. Only nova-compute services can be updated.", s.binary)));
+            return Err(Error::invalid(format!(
+                "Updating a {} service is not supported. Only nova-compute services can be updated.",
+                s.binary
+            )));
         }
         if let Some(status) = &body.status {
             s.disabled = status == "disabled";
@@ -194,7 +197,9 @@ async fn delete(cx: Ctx<State>) -> Result<Reply> {
         let s = require(tx, &id)?;
         if s.binary == COMPUTE {
             if tx.first::<Server>(&Query::new().eq("host", s.host.as_str()))?.is_some() {
-                return Err(Error::conflict("Unable to delete compute service that is hosting instances. Migrate or delete the instances first."));
+                return Err(Error::conflict(
+                    "Unable to delete compute service that is hosting instances. Migrate or delete the instances first.",
+                ));
             }
             for mut a in tx.list::<Aggregate>(&Query::new())? {
                 if a.hosts.remove(&s.host) {
@@ -225,9 +230,7 @@ async fn host_show(cx: Ctx<State>) -> Result<Reply> {
     let name = cx.param("name").to_string();
     let found = hosts::hosts(&cx.state).await?.into_iter().find(|h| h.service.host == name);
     let host = found.ok_or_else(|| Error::not_found(format!("Compute host {name} could not be found.")))?;
-    let row = |project: &str, cpu: i64, memory: i64, disk: i64| {
-        json!({"resource": {"host": name, "project": project, "cpu": cpu, "memory_mb": memory, "disk_gb": disk}})
-    };
+    let row = |project: &str, cpu: i64, memory: i64, disk: i64| json!({"resource": {"host": name, "project": project, "cpu": cpu, "memory_mb": memory, "disk_gb": disk}});
     let disk = |s: &Server| s.flavor.root_gb + s.flavor.ephemeral_gb;
     let info = &host.view.info;
     let (memory, total_disk) = (i64::try_from(info.memory_mib).unwrap_or(i64::MAX), i64::try_from(info.disk_gib).unwrap_or(i64::MAX));

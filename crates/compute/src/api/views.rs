@@ -4,8 +4,8 @@ use crate::State;
 use crate::store::servers::{Server, VmState};
 use caelum_policy::Target;
 use caelum_rest::{Ctx, Version};
-use serde::ser::{SerializeMap, Serializer};
 use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha224};
 use std::collections::BTreeMap;
@@ -359,14 +359,17 @@ mod tests {
         s.security_groups = vec!["default".into()];
         s.volumes = vec![ServerVolume { volume_id: "v".into(), ..ServerVolume::default() }];
         let ip = FixedIp { address: "10.0.0.2".into(), floating_ips: vec!["192.0.2.7".into()], ..FixedIp::default() };
-        s.ports = vec![ServerPort { network_name: "n".into(), mac: "fa:16:3e:00:00:01".into(), fixed_ips: vec![ip], ..ServerPort::default() }];
+        s.ports =
+            vec![ServerPort { network_name: "n".into(), mac: "fa:16:3e:00:00:01".into(), fixed_ips: vec![ip], ..ServerPort::default() }];
         let mut broken = s.clone();
         broken.state = VmState::Error;
         broken.fault = Some(Fault { code: 400, created: s.created_at, message: "m".into(), details: "d".into() });
         for (minor, extended) in (1..=100).flat_map(|minor| [(minor, false), (minor, true)]) {
             let base = "http://cloud/compute".to_string();
             let viewer = Viewer { version: Version(2, minor), base, extended, host_status: extended, admin: extended };
-            for (server, kind) in [&s, &broken].into_iter().flat_map(|s| [Kind::List, Kind::Full, Kind::Update, Kind::Rebuild].map(|k| (s, k))) {
+            for (server, kind) in
+                [&s, &broken].into_iter().flat_map(|s| [Kind::List, Kind::Full, Kind::Update, Kind::Rebuild].map(|k| (s, k)))
+            {
                 let text = serde_json::to_string(&viewer.server(server, kind, Some("data"))).expect("a view is text");
                 let value: Value = serde_json::from_str(&text).expect("and JSON");
                 assert_eq!(text, value.to_string(), "2.{minor} {kind:?}");

@@ -17,7 +17,8 @@ const MAX_SESSIONS: usize = 256;
 const PAGE: &str = include_str!("viewer.html");
 const SCRIPT: &str = include_str!("viewer.js");
 /// The page runs its own script only and talks to its own host only.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'";
+const POLICY: &str =
+    "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'";
 
 /// Serves browsers; mounted below the path of `console_url`, or at the root of a port of its own.
 #[derive(Clone)]

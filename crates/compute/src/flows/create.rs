@@ -128,12 +128,7 @@ pub fn fault_of(failure: &Failure, now: caelum_base::Timestamp) -> Fault {
         ErrorKind::Forbidden | ErrorKind::OverQuota => 403,
         _ => 500,
     };
-    Fault {
-        code,
-        created: now,
-        message: public_message(failure),
-        details: format!("Step '{}': {}", failure.step, failure.error.chain()),
-    }
+    Fault { code, created: now, message: public_message(failure), details: format!("Step '{}': {}", failure.step, failure.error.chain()) }
 }
 
 /// The row, as long as the server is to be.

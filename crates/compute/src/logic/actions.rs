@@ -3,8 +3,8 @@
 use crate::State;
 use crate::flows::shelve::{Shelve, Unshelve};
 use crate::flows::snapshot::Snapshot;
-use crate::logic::{images, volume_image};
 use crate::logic::ops::{self, Begin};
+use crate::logic::{images, volume_image};
 use crate::store::flavors::Flavor;
 use crate::store::servers::{self, ImageFacts, Server, ServerData, VmState};
 use caelum_base::{Error, Result};

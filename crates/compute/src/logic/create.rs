@@ -114,11 +114,8 @@ async fn find(state: &Arc<State>, auth: &Auth, project_id: &str, new: &NewServer
         return Err(Error::invalid("Unable to launch multiple instances with a single configured port ID or fixed IP address."));
     }
     let named: Vec<String> = new.security_groups.iter().filter(|g| *g != "default").cloned().collect();
-    let security_groups = if named.is_empty() {
-        Vec::new()
-    } else {
-        network::security_group_ids(state, &auth.token, &new.security_groups).await?
-    };
+    let security_groups =
+        if named.is_empty() { Vec::new() } else { network::security_group_ids(state, &auth.token, &new.security_groups).await? };
     Ok(Found { flavor, image, public_key, nics, security_groups, disks, group_id })
 }
 

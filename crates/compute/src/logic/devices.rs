@@ -113,9 +113,21 @@ pub async fn interface_detach(state: &Arc<State>, auth: &Auth, request_id: &str,
 }
 
 /// Puts the volume into the row and starts attaching it.
-pub async fn volume_attach(state: &Arc<State>, auth: &Auth, request_id: &str, s: &Server, row: ServerVolume) -> Result<(Server, ServerVolume)> {
+pub async fn volume_attach(
+    state: &Arc<State>,
+    auth: &Auth,
+    request_id: &str,
+    s: &Server,
+    row: ServerVolume,
+) -> Result<(Server, ServerVolume)> {
     const STATES: &[VmState] = &[
-        VmState::Active, VmState::Paused, VmState::Stopped, VmState::Resized, VmState::Suspended, VmState::Shelved, VmState::ShelvedOffloaded,
+        VmState::Active,
+        VmState::Paused,
+        VmState::Stopped,
+        VmState::Resized,
+        VmState::Suspended,
+        VmState::Shelved,
+        VmState::ShelvedOffloaded,
     ];
     let b = begin(auth, request_id, s, "attach_volume", "compute_attach_volume", STATES);
     let id = s.id.clone();
@@ -143,7 +155,13 @@ pub async fn volume_attach(state: &Arc<State>, auth: &Auth, request_id: &str, s:
 
 pub async fn volume_detach(state: &Arc<State>, auth: &Auth, request_id: &str, s: &Server, volume: ServerVolume) -> Result<()> {
     const STATES: &[VmState] = &[
-        VmState::Active, VmState::Paused, VmState::Stopped, VmState::Resized, VmState::Suspended, VmState::Shelved, VmState::ShelvedOffloaded,
+        VmState::Active,
+        VmState::Paused,
+        VmState::Stopped,
+        VmState::Resized,
+        VmState::Suspended,
+        VmState::Shelved,
+        VmState::ShelvedOffloaded,
     ];
     let b = begin(auth, request_id, s, "detach_volume", "compute_detach_volume", STATES);
     let id = s.id.clone();
@@ -174,7 +192,11 @@ pub async fn security_group(state: &Arc<State>, auth: &Auth, s: &Server, name: &
         if add == has {
             continue;
         }
-        if add { groups.push(id.clone()) } else { groups.retain(|g| g != id) }
+        if add {
+            groups.push(id.clone())
+        } else {
+            groups.retain(|g| g != id)
+        }
         let body = json!({"port": {"security_groups": groups}});
         state.peers.network.put(format!("/v2.0/ports/{}", p.id)).json(&body).done().await?;
     }

@@ -129,7 +129,10 @@ pub fn check_meaning(name: &str, value: &str) -> Result<()> {
     if CLOSED.contains(&namespace) {
         return Err(Error::invalid(format!("Validation failed; extra spec '{name}' does not appear to be a valid extra spec.")));
     }
-    let group = |word: &str| namespace == word || namespace.strip_prefix(word).is_some_and(|n| n.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'));
+    let group = |word: &str| {
+        namespace == word
+            || namespace.strip_prefix(word).is_some_and(|n| n.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'))
+    };
     if group("resources") && !(fits(Number, value) && rest.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')) {
         return Err(wrong());
     }

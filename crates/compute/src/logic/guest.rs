@@ -5,7 +5,7 @@ use crate::logic::{config_drive, network, volumes};
 use crate::store::servers::{ImageFacts, Server, ServerData, ServerPort};
 use caelum_base::{Error, Result};
 use caelum_flow::StepCx;
-use caelum_hypervisor::{devices, ConfigDrive, GuestSpec, Nic, RootDisk};
+use caelum_hypervisor::{ConfigDrive, GuestSpec, Nic, RootDisk, devices};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -29,12 +29,9 @@ pub fn bare(s: &Server, image: Option<&ImageFacts>, running: bool) -> Result<Gue
     let props: BTreeMap<String, String> = image.map(|i| i.properties.clone()).unwrap_or_default();
     let root = match image {
         _ if s.volume_backed() => RootDisk::Volume,
-        Some(i) => RootDisk::Image {
-            image_id: i.id.clone(),
-            format: i.disk_format.clone(),
-            sha512: i.sha512.clone(),
-            size_bytes: i.size_bytes,
-        },
+        Some(i) => {
+            RootDisk::Image { image_id: i.id.clone(), format: i.disk_format.clone(), sha512: i.sha512.clone(), size_bytes: i.size_bytes }
+        }
         None => return Err(Error::conflict(format!("Server {} has neither an image nor a boot volume.", s.id))),
     };
     Ok(GuestSpec {

@@ -18,9 +18,33 @@ const TRANSFER_DEADLINE: Duration = Duration::from_secs(3600);
 
 /// Keys of an image that are no properties.
 const BASE: &[&str] = &[
-    "id", "name", "status", "visibility", "owner", "checksum", "size", "virtual_size", "container_format", "disk_format", "created_at",
-    "updated_at", "min_disk", "min_ram", "protected", "tags", "self", "file", "schema", "os_hash_algo", "os_hash_value", "os_hidden",
-    "direct_url", "locations", "stores", "owner_specified.openstack.md5", "owner_specified.openstack.sha256",
+    "id",
+    "name",
+    "status",
+    "visibility",
+    "owner",
+    "checksum",
+    "size",
+    "virtual_size",
+    "container_format",
+    "disk_format",
+    "created_at",
+    "updated_at",
+    "min_disk",
+    "min_ram",
+    "protected",
+    "tags",
+    "self",
+    "file",
+    "schema",
+    "os_hash_algo",
+    "os_hash_value",
+    "os_hidden",
+    "direct_url",
+    "locations",
+    "stores",
+    "owner_specified.openstack.md5",
+    "owner_specified.openstack.sha256",
     "owner_specified.openstack.object",
 ];
 
@@ -46,11 +70,8 @@ pub async fn image_of_user(state: &State, token: &Secret<String>, project_id: &s
 
 fn facts(body: &Map<String, Value>) -> ImageFacts {
     let text = |k: &str| body.get(k).and_then(Value::as_str).unwrap_or("").to_string();
-    let properties = body
-        .iter()
-        .filter(|(k, _)| !BASE.contains(&k.as_str()))
-        .filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_string())))
-        .collect();
+    let properties =
+        body.iter().filter(|(k, _)| !BASE.contains(&k.as_str())).filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_string()))).collect();
     ImageFacts {
         id: text("id"),
         disk_format: text("disk_format"),

@@ -13,8 +13,14 @@ use sha1::Sha1;
 const MAX_PUBLIC: usize = 16_384;
 
 const SSH_TYPES: &[&str] = &[
-    "ssh-rsa", "ssh-dss", "ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521",
-    "sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com",
+    "ssh-rsa",
+    "ssh-dss",
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
 ];
 
 /// What a key pair consists of.
@@ -174,7 +180,8 @@ mod tests {
 
     #[test]
     fn foreign_text_is_no_key() {
-        for text in ["", " ", "ssh-rsa JUNK nova@ubuntu", &format!("ssh-rsa {} x", "A".repeat(2048)), "ssh-rsa", "ssh-rsa AAAAB3NzaC1yc2E="] {
+        for text in ["", " ", "ssh-rsa JUNK nova@ubuntu", &format!("ssh-rsa {} x", "A".repeat(2048)), "ssh-rsa", "ssh-rsa AAAAB3NzaC1yc2E="]
+        {
             assert!(import("ssh", text).is_err(), "{text}");
         }
         assert!(import("x509", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----").is_err());

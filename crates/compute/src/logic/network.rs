@@ -233,7 +233,10 @@ pub async fn port_bind(state: &State, port_id: &str, server_id: &str, zone: &str
 
 fn bound(port: Port) -> Result<Port> {
     if port.vif_type.as_deref() == Some("binding_failed") {
-        return Err(Error::conflict(format!("Binding failed for port {}, please check the network service for more information.", port.id)));
+        return Err(Error::conflict(format!(
+            "Binding failed for port {}, please check the network service for more information.",
+            port.id
+        )));
     }
     Ok(port)
 }

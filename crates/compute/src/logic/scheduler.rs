@@ -202,8 +202,7 @@ impl Facts {
         out.aggregates = tx.list::<Aggregate>(&Query::new())?.into_iter().map(|a| a.value).collect();
         if let Some(id) = &req.group_id {
             out.group = tx.get::<ServerGroup>(id)?.map(|g| g.value);
-            out.group_hosts =
-                members(tx, id)?.into_iter().filter(|s| s.id != req.server_id).filter_map(|s| s.host.clone()).collect();
+            out.group_hosts = members(tx, id)?.into_iter().filter(|s| s.id != req.server_id).filter_map(|s| s.host.clone()).collect();
         }
         for id in hint_ids(&req.hints, "same_host").iter().chain(&hint_ids(&req.hints, "different_host")) {
             // Another project's servers say nothing.

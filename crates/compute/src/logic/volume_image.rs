@@ -67,7 +67,8 @@ async fn image(state: &State, auth: &Auth, s: &Server, name: &str, mapping: &[Va
     record["disk_format"] = json!("raw");
     record["block_device_mapping"] = json!(text);
     record["bdm_v2"] = json!("True");
-    record["root_device_name"] = json!(s.volumes.iter().find(|v| v.boot_index == Some(0)).and_then(|v| v.device.clone()).unwrap_or_default());
+    record["root_device_name"] =
+        json!(s.volumes.iter().find(|v| v.boot_index == Some(0)).and_then(|v| v.device.clone()).unwrap_or_default());
     let id = images::image_create(state, &auth.token, &record).await?;
     if let Err(e) = images::image_put(state, &id, &PLACEHOLDER).await {
         images::image_delete(state, &id).await?;
@@ -85,7 +86,9 @@ pub fn mapping(image: &ImageFacts) -> Result<Vec<BdmIn>> {
     for v in list {
         let uuid = ["snapshot_id", "volume_id", "image_id"].iter().find_map(|k| v[*k].as_str());
         let mut clean = Map::new();
-        for k in ["source_type", "destination_type", "boot_index", "volume_size", "device_name", "delete_on_termination", "volume_type", "tag"] {
+        for k in
+            ["source_type", "destination_type", "boot_index", "volume_size", "device_name", "delete_on_termination", "volume_type", "tag"]
+        {
             if !v[k].is_null() {
                 clean.insert(k.to_string(), v[k].clone());
             }

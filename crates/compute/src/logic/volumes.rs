@@ -197,7 +197,8 @@ pub async fn attach(state: &State, server_id: &str, host: &str, row: &mut Server
         }
     };
     row.attachment_id = Some(id.clone());
-    let mut connector = json!({"host": host, "multipath": false, "platform": "x86_64", "os_type": "linux", "initiator": format!("iqn.caelum:{host}")});
+    let mut connector =
+        json!({"host": host, "multipath": false, "platform": "x86_64", "os_type": "linux", "initiator": format!("iqn.caelum:{host}")});
     if let Some(d) = &row.device {
         connector["mountpoint"] = json!(d);
     }

@@ -6,8 +6,8 @@ use crate::flows::delete::DeleteServer;
 use crate::logic::create::new_action;
 use crate::logic::scheduler::{self, Request};
 use crate::logic::{network, volumes};
-use crate::store::servers::{Fault, Server, Task, VmState};
 use crate::store::actions;
+use crate::store::servers::{Fault, Server, Task, VmState};
 use caelum_base::Result;
 use caelum_store::{Filter, Query};
 use serde_json::Value;
@@ -186,10 +186,25 @@ pub async fn why(state: &Arc<State>, id: &str) -> Result<Vec<String>> {
                 }
             }
             for f in app.flows.of_resource(tx, &key)? {
-                out.push(format!("flow {} {}: {}, at step {}, since {}, until {}", f.kind, f.id, f.state, f.step, f.created_at.iso_z(), f.deadline.iso_z()));
+                out.push(format!(
+                    "flow {} {}: {}, at step {}, since {}, until {}",
+                    f.kind,
+                    f.id,
+                    f.state,
+                    f.step,
+                    f.created_at.iso_z(),
+                    f.deadline.iso_z()
+                ));
             }
             for a in actions::of_server(tx, &key)? {
-                out.push(format!("{} {} by {} ({}) {}", a.started_at.iso_z(), a.action, a.user_id, a.request_id, a.message.clone().unwrap_or_default()));
+                out.push(format!(
+                    "{} {} by {} ({}) {}",
+                    a.started_at.iso_z(),
+                    a.action,
+                    a.user_id,
+                    a.request_id,
+                    a.message.clone().unwrap_or_default()
+                ));
                 for e in &a.events {
                     let result = e.result.clone().unwrap_or_else(|| "running".to_string());
                     out.push(format!("    {}: {result} {}", e.event, e.details.clone().unwrap_or_default()));

@@ -40,8 +40,7 @@ pub(crate) async fn watch_forever(state: Arc<State>, host: String) {
 /// Compares every server of a host with the host.
 pub async fn sync_host(state: &Arc<State>, host: &str) -> Result<()> {
     let rows = state.db.list::<Server>(Query::new().eq("host", host)).await?;
-    let seen: HashMap<String, GuestObserved> =
-        state.hosts.get(host)?.list().await?.into_iter().map(|g| (g.id.clone(), g)).collect();
+    let seen: HashMap<String, GuestObserved> = state.hosts.get(host)?.list().await?.into_iter().map(|g| (g.id.clone(), g)).collect();
     for row in rows {
         // Rows were read before the guests: a guest that is missing may belong to a row that went.
         let power = seen.get(&row.id).map(|g| g.power);

@@ -278,8 +278,26 @@ impl Record for Server {
     const TABLE: Table = Table {
         name: "servers",
         columns: &[
-            "number", "project_id", "user_id", "name", "hostname", "host", "image_id", "flavor_id", "group_id", "vm_state", "task",
-            "status", "power", "vcpus", "ram_mb", "locked", "reservation_id", "key_name", "created_at", "updated_at",
+            "number",
+            "project_id",
+            "user_id",
+            "name",
+            "hostname",
+            "host",
+            "image_id",
+            "flavor_id",
+            "group_id",
+            "vm_state",
+            "task",
+            "status",
+            "power",
+            "vcpus",
+            "ram_mb",
+            "locked",
+            "reservation_id",
+            "key_name",
+            "created_at",
+            "updated_at",
         ],
     };
 

@@ -136,12 +136,10 @@ fn image(f: &Fake, m: &Method, p: &[&str], _q: &str, body: Value) -> (u16, Value
             images.insert(id, image.clone());
             (201, image)
         }
-        ("PUT", ["images", id, "file"]) => {
-            images.get_mut(*id).map_or_else(gone, |i| {
-                i["status"] = json!("active");
-                (204, Value::Null)
-            })
-        }
+        ("PUT", ["images", id, "file"]) => images.get_mut(*id).map_or_else(gone, |i| {
+            i["status"] = json!("active");
+            (204, Value::Null)
+        }),
         ("DELETE", ["images", id]) => images.remove(*id).map_or_else(gone, |_| (204, Value::Null)),
         _ => gone(),
     }

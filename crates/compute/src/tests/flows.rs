@@ -186,10 +186,14 @@ macro_rules! generated {
         async fn $name() {
             let known: Known = Arc::default();
             let (a, b) = (known.clone(), known.clone());
-            $run(move || world(a.clone(), $built), $flow, move |w: World<State>| {
-                let slate = find(&b, &w.context);
-                async move { count(&slate).await }
-            })
+            $run(
+                move || world(a.clone(), $built),
+                $flow,
+                move |w: World<State>| {
+                    let slate = find(&b, &w.context);
+                    async move { count(&slate).await }
+                },
+            )
             .await;
         }
     };
@@ -235,17 +239,23 @@ async fn delete_after(patience_ms: u64, hook: caelum_flow::Hook) {
 async fn delete_ends_whatever_fails_and_whenever_it_crashes() {
     use caelum_flow::{Act, Point};
     for n in 0..4 {
-        delete_after(5_000, Arc::new(move |p| match p {
-            Point::BeforeStep(i) if i == n => Act::Fail(caelum_base::Error::conflict("no")),
-            _ => Act::Go,
-        }))
+        delete_after(
+            5_000,
+            Arc::new(move |p| match p {
+                Point::BeforeStep(i) if i == n => Act::Fail(caelum_base::Error::conflict("no")),
+                _ => Act::Go,
+            }),
+        )
         .await;
         delete_after(100, Arc::new(move |p| if p == Point::AfterStep(n) { Act::Crash } else { Act::Go })).await;
         let once = std::sync::atomic::AtomicUsize::new(0);
-        delete_after(5_000, Arc::new(move |p| match p {
-            Point::AfterStep(i) if i == n && once.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 => Act::Repeat,
-            _ => Act::Go,
-        }))
+        delete_after(
+            5_000,
+            Arc::new(move |p| match p {
+                Point::AfterStep(i) if i == n && once.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 => Act::Repeat,
+                _ => Act::Go,
+            }),
+        )
         .await;
     }
 }

@@ -31,7 +31,15 @@ async fn a_users_port_survives_its_server() {
     let port = b.fake.user_port();
     let s = b.boot(json!({"networks": [{"port": port}]})).await;
     assert_eq!(s["status"], "ACTIVE", "{s}");
-    let (_, again) = b.call("member", 1, "POST", "/v2.1/servers", json!({"server": {"name": "x", "imageRef": IMAGE, "flavorRef": "t1", "networks": [{"port": port}]}})).await;
+    let (_, again) = b
+        .call(
+            "member",
+            1,
+            "POST",
+            "/v2.1/servers",
+            json!({"server": {"name": "x", "imageRef": IMAGE, "flavorRef": "t1", "networks": [{"port": port}]}}),
+        )
+        .await;
     assert_eq!(again["conflictingRequest"]["code"], 409);
     b.call("member", 1, "DELETE", &format!("/v2.1/servers/{}", s["id"].as_str().unwrap()), Value::Null).await;
     b.idle().await;
@@ -59,11 +67,24 @@ async fn bad_bodies_are_400() {
     let b = bench(4096).await;
     let base = || json!({"name": "x", "imageRef": IMAGE, "flavorRef": "t1"});
     let cases = [
-        json!({"flavorRef": "nope"}), json!({"imageRef": "x/../y"}), json!({"imageRef": NET}), json!({"name": ""}), json!({"name": 5}),
-        json!({"metadata": {"": "x"}}), json!({"metadata": {"k": 1}}), json!({"networks": [{"uuid": "nope"}]}), json!({"user_data": "%%"}),
-        json!({"min_count": 2, "max_count": 1}), json!({"unknown": 1}), json!({"tags": ["x"]}), json!({"key_name": "nope"}),
-        json!({"availability_zone": "nope"}), json!({"accessIPv4": "1.2.3"}), json!({"networks": [{"uuid": NET, "fixed_ip": "x"}]}),
-        json!({"security_groups": [{"name": "nope"}]}), json!({"block_device_mapping_v2": [{"boot_index": "z"}]}),
+        json!({"flavorRef": "nope"}),
+        json!({"imageRef": "x/../y"}),
+        json!({"imageRef": NET}),
+        json!({"name": ""}),
+        json!({"name": 5}),
+        json!({"metadata": {"": "x"}}),
+        json!({"metadata": {"k": 1}}),
+        json!({"networks": [{"uuid": "nope"}]}),
+        json!({"user_data": "%%"}),
+        json!({"min_count": 2, "max_count": 1}),
+        json!({"unknown": 1}),
+        json!({"tags": ["x"]}),
+        json!({"key_name": "nope"}),
+        json!({"availability_zone": "nope"}),
+        json!({"accessIPv4": "1.2.3"}),
+        json!({"networks": [{"uuid": NET, "fixed_ip": "x"}]}),
+        json!({"security_groups": [{"name": "nope"}]}),
+        json!({"block_device_mapping_v2": [{"boot_index": "z"}]}),
     ];
     for case in cases {
         let mut server = base();
@@ -304,8 +325,17 @@ async fn versions_show_what_they_should() {
     let b = bench(4096).await;
     let s = b.boot(json!({})).await;
     let path = format!("/v2.1/servers/{}", s["id"].as_str().unwrap());
-    let at = [(9, "locked"), (16, "host_status"), (19, "description"), (26, "tags"), (63, "trusted_image_certificates"),
-        (71, "server_groups"), (73, "locked_reason"), (96, "pinned_availability_zone"), (100, "scheduler_hints")];
+    let at = [
+        (9, "locked"),
+        (16, "host_status"),
+        (19, "description"),
+        (26, "tags"),
+        (63, "trusted_image_certificates"),
+        (71, "server_groups"),
+        (73, "locked_reason"),
+        (96, "pinned_availability_zone"),
+        (100, "scheduler_hints"),
+    ];
     for (minor, field) in at {
         let (_, before) = b.call("admin", minor - 1, "GET", &path, Value::Null).await;
         let (_, since) = b.call("admin", minor, "GET", &path, Value::Null).await;

@@ -42,7 +42,8 @@ impl Transport for Peer {
         let found = self.answers.lock().unwrap().get(&call).cloned();
         // Placement is asked which traits it knows; the answer does not matter here.
         let found = found.or_else(|| call.starts_with("GET /traits?").then(|| (200, json!({"traits": []}))));
-        let (status, body) = found.unwrap_or((404, json!({"NeutronError": {"type": "NotFound", "message": "no such thing", "detail": ""}})));
+        let (status, body) =
+            found.unwrap_or((404, json!({"NeutronError": {"type": "NotFound", "message": "no such thing", "detail": ""}})));
         let mut r = Response::new(full(body.to_string()));
         *r.status_mut() = http::StatusCode::from_u16(status).unwrap();
         Ok(r)

@@ -15,7 +15,8 @@ use tokio::process::Command;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(15);
-const MISSING: &str = "libvirt is not installed; install it with: apt-get install libvirt-daemon-system libvirt-daemon qemu-system-x86 qemu-utils";
+const MISSING: &str =
+    "libvirt is not installed; install it with: apt-get install libvirt-daemon-system libvirt-daemon qemu-system-x86 qemu-utils";
 
 /// Runs inside the new mount namespace. The shell stays: it is the reaper of the daemon and the guests, which
 /// matters where the machine's first process reaps late or never (containers); a shell waiting for `sleep`
@@ -85,9 +86,9 @@ pub async fn connect(path: &Path) -> std::io::Result<tokio::net::UnixStream> {
 /// The daemon's program and the name of its files: the monolithic daemon, else the modular one.
 fn program() -> Option<(PathBuf, &'static str)> {
     const DIRS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/usr/local/sbin"];
-    ["libvirtd", "virtqemud"].into_iter().find_map(|name| {
-        DIRS.iter().map(|d| Path::new(d).join(name)).find(|p| p.exists()).map(|p| (p, name))
-    })
+    ["libvirtd", "virtqemud"]
+        .into_iter()
+        .find_map(|name| DIRS.iter().map(|d| Path::new(d).join(name)).find(|p| p.exists()).map(|p| (p, name)))
 }
 
 fn socket_name(name: &str) -> String {
@@ -218,7 +219,8 @@ pub async fn pid(dir: &Path) -> Option<i32> {
         let Ok(pid) = text.trim().parse::<i32>() else { continue };
         // The number may belong to another process by now: ours sees our files under its root.
         let theirs = format!("/proc/{pid}/root/run/libvirt/{name}.pid");
-        let (Ok(a), Ok(b)) = (tokio::fs::metadata(&theirs).await, tokio::fs::metadata(dir.join("run").join(format!("{name}.pid"))).await) else {
+        let (Ok(a), Ok(b)) = (tokio::fs::metadata(&theirs).await, tokio::fs::metadata(dir.join("run").join(format!("{name}.pid"))).await)
+        else {
             continue;
         };
         use std::os::unix::fs::MetadataExt;

@@ -21,7 +21,8 @@ pub fn hostname() -> String {
 /// The host's CPU in the form of Nova's `cpu_info`.
 fn cpu_info(capabilities: &str) -> serde_json::Value {
     let cpu = xml_read::content(capabilities, "cpu").unwrap_or("");
-    let features: Vec<&str> = xml_read::elements(cpu, "feature").into_iter().filter_map(|f| xml_read::attribute(f, "feature", "name")).collect();
+    let features: Vec<&str> =
+        xml_read::elements(cpu, "feature").into_iter().filter_map(|f| xml_read::attribute(f, "feature", "name")).collect();
     let count = |attr| xml_read::attribute(cpu, "topology", attr).and_then(|v| v.parse::<u32>().ok()).unwrap_or(1);
     serde_json::json!({
         "arch": xml_read::content(cpu, "arch").unwrap_or("x86_64"),

@@ -207,7 +207,8 @@ impl Client {
             Err(_) => return Err(gone("connect timed out")),
         };
         let (read, write) = stream.into_split();
-        let shared = Arc::new(Shared { waiting: StdMutex::new(Some(Waiting::new())), events: self.events.clone(), lost: self.lost.clone() });
+        let shared =
+            Arc::new(Shared { waiting: StdMutex::new(Some(Waiting::new())), events: self.events.clone(), lost: self.lost.clone() });
         let writer = Arc::new(Mutex::new(write));
         let reader = tokio::spawn(read_loop(read, writer.clone(), shared.clone()));
         let connection = Connection { writer, shared, reader };

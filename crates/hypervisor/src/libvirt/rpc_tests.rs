@@ -12,7 +12,8 @@ async fn fake_daemon(listener: UnixListener) {
             let mut rest = vec![0; length as usize - 4];
             stream.read_exact(&mut rest).await.unwrap();
             let mut r = Reader::new(&rest);
-            let (program, _, number, _, serial) = (r.u32().unwrap(), r.u32().unwrap(), r.u32().unwrap(), r.u32().unwrap(), r.u32().unwrap());
+            let (program, _, number, _, serial) =
+                (r.u32().unwrap(), r.u32().unwrap(), r.u32().unwrap(), r.u32().unwrap(), r.u32().unwrap());
             if program == PROGRAM_KEEPALIVE {
                 assert_eq!(number, KEEPALIVE_PONG);
                 let event = Writer::new().u32(1).into_bytes();
@@ -33,7 +34,9 @@ async fn fake_daemon(listener: UnixListener) {
                 }
                 procedure::CONNECT_CLOSE => break,
                 procedure::DOMAIN_SUSPEND => {}
-                procedure::AUTH_LIST => stream.write_all(&frame(PROGRAM_REMOTE, number, TYPE_REPLY, serial, &[0, 0, 0, 1, 0, 0, 0, 0])).await.unwrap(),
+                procedure::AUTH_LIST => {
+                    stream.write_all(&frame(PROGRAM_REMOTE, number, TYPE_REPLY, serial, &[0, 0, 0, 1, 0, 0, 0, 0])).await.unwrap()
+                }
                 _ => stream.write_all(&frame(PROGRAM_REMOTE, number, TYPE_REPLY, serial, &[0; 4])).await.unwrap(),
             }
         }

@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn round_trip_with_padding() {
-        let bytes = Writer::new().u32(7).i32(-2).u64(1 << 40).string("abcde").optional(None).optional(Some("x")).fixed(&[1, 2, 3]).into_bytes();
+        let bytes =
+            Writer::new().u32(7).i32(-2).u64(1 << 40).string("abcde").optional(None).optional(Some("x")).fixed(&[1, 2, 3]).into_bytes();
         assert_eq!(bytes.len() % 4, 0);
         let mut r = Reader::new(&bytes);
         assert_eq!((r.u32().unwrap(), r.i32().unwrap(), r.u64().unwrap()), (7, -2, 1 << 40));

@@ -28,7 +28,13 @@ fn full() -> GuestSpec {
         read_only: false,
         shareable: false,
     });
-    s.nics.push(Nic { port_id: PORT.to_owned(), mac: "fa:16:3e:00:00:01".to_owned(), tap: "tapcccccccc-00".to_owned(), mtu: 1450, model: "virtio".to_owned() });
+    s.nics.push(Nic {
+        port_id: PORT.to_owned(),
+        mac: "fa:16:3e:00:00:01".to_owned(),
+        tap: "tapcccccccc-00".to_owned(),
+        mtu: 1450,
+        model: "virtio".to_owned(),
+    });
     s
 }
 
@@ -39,8 +45,14 @@ fn a_full_guest_has_every_device_once() {
         ("<domain type='qemu'>", 1),
         ("<caelum:name>&lt;/name&gt;&lt;x a=&apos;1&apos;&gt;\u{fffd}</caelum:name>", 1),
         ("<memory unit='MiB'>64</memory>", 1),
-        ("<driver name='qemu' type='qcow2' cache='none' discard='unmap'/><source file='/d/instances/x/disk'/><target dev='vda' bus='virtio'/><boot order='1'/>", 1),
-        ("<source file='/v/it&apos;s'/><target dev='vdc' bus='virtio'/><serial>bbbbbbbb-0000-4000-8000-000000000001</serial><alias name='ua-vol-bbbbbbbb-0000-4000-8000-000000000001'/>", 1),
+        (
+            "<driver name='qemu' type='qcow2' cache='none' discard='unmap'/><source file='/d/instances/x/disk'/><target dev='vda' bus='virtio'/><boot order='1'/>",
+            1,
+        ),
+        (
+            "<source file='/v/it&apos;s'/><target dev='vdc' bus='virtio'/><serial>bbbbbbbb-0000-4000-8000-000000000001</serial><alias name='ua-vol-bbbbbbbb-0000-4000-8000-000000000001'/>",
+            1,
+        ),
         ("<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='/d/instances/x/disk.config'/>", 1),
         ("<target dev='tapcccccccc-00' managed='no'/><model type='virtio'/><mtu size='1450'/>", 1),
         ("<log file='/d/instances/x/console.log' append='on'/>", 1),

@@ -137,7 +137,10 @@ fn next_power(guest: &mut SimGuest, action: PowerAction) -> Result<()> {
     let id = guest.spec.id.as_str();
     let now = guest.power;
     guest.power = match (action, now) {
-        (PowerAction::Start | PowerAction::SoftReboot { .. } | PowerAction::HardReboot, Shutdown | PowerState::Crashed | PowerState::NoState) => {
+        (
+            PowerAction::Start | PowerAction::SoftReboot { .. } | PowerAction::HardReboot,
+            Shutdown | PowerState::Crashed | PowerState::NoState,
+        ) => {
             guest.boots += 1;
             Running
         }
@@ -190,16 +193,19 @@ impl Hypervisor for SimHost {
             "arch": "x86_64", "model": "sim", "vendor": "Caelum", "features": ["sse2"],
             "topology": {"cells": 1, "sockets": 1, "cores": c.vcpus, "threads": 1},
         });
-        reply(late, HostInfo {
-            hostname: c.hostname.clone(),
-            hypervisor_type: "fake".to_owned(),
-            hypervisor_version: 1_000,
-            vcpus: c.vcpus,
-            memory_mib: c.memory_mib,
-            disk_gib: c.disk_gib,
-            cpu_info,
-            virt_type: "sim".to_owned(),
-        })
+        reply(
+            late,
+            HostInfo {
+                hostname: c.hostname.clone(),
+                hypervisor_type: "fake".to_owned(),
+                hypervisor_version: 1_000,
+                vcpus: c.vcpus,
+                memory_mib: c.memory_mib,
+                disk_gib: c.disk_gib,
+                cpu_info,
+                virt_type: "sim".to_owned(),
+            },
+        )
     }
 
     async fn spawn(&self, spec: &GuestSpec, _images: &dyn ImageSource) -> Result<()> {

@@ -164,4 +164,3 @@ async fn switch(cx: Ctx<State>, from: &'static str, to: &'static str, verb: &'st
     .await?;
     Ok(Reply::no_content())
 }
-

@@ -1,7 +1,7 @@
 use super::{ADMIN, GET, MEMBER, find_authorized, own_project, rule, view};
+use crate::State;
 use crate::imports::{self, Asked, METHODS};
 use crate::store::Task;
-use crate::State;
 use caelum_base::{Error, Result};
 use caelum_policy::Target;
 use caelum_rest::{Ctx, Op, Reply, h};

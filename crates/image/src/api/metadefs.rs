@@ -29,27 +29,102 @@ pub const OPS: &[Op<State>] = &[
     Op::delete("namespace_delete", "/metadefs/namespaces/{ns}", write("delete_metadef_namespace"), h!(delete)),
     Op::post("object_create", "/metadefs/namespaces/{ns}/objects", write("add_metadef_object"), h!(|cx| part_create(cx, Kind::Object))),
     Op::get("object_list", "/metadefs/namespaces/{ns}/objects", read("get_metadef_objects"), h!(|cx| part_list(cx, Kind::Object))),
-    Op::delete("object_delete_all", "/metadefs/namespaces/{ns}/objects", write("delete_metadef_namespace"), h!(|cx| part_clear(cx, Kind::Object))),
+    Op::delete(
+        "object_delete_all",
+        "/metadefs/namespaces/{ns}/objects",
+        write("delete_metadef_namespace"),
+        h!(|cx| part_clear(cx, Kind::Object)),
+    ),
     Op::get("object_show", "/metadefs/namespaces/{ns}/objects/{part}", read("get_metadef_object"), h!(|cx| part_show(cx, Kind::Object))),
-    Op::put("object_update", "/metadefs/namespaces/{ns}/objects/{part}", write("modify_metadef_object"), h!(|cx| part_update(cx, Kind::Object))),
-    Op::delete("object_delete", "/metadefs/namespaces/{ns}/objects/{part}", write("delete_metadef_object"), h!(|cx| part_delete(cx, Kind::Object))),
-    Op::post("property_create", "/metadefs/namespaces/{ns}/properties", write("add_metadef_property"), h!(|cx| part_create(cx, Kind::Property))),
-    Op::get("property_list", "/metadefs/namespaces/{ns}/properties", read("get_metadef_properties"), h!(|cx| part_list(cx, Kind::Property))),
-    Op::delete("property_delete_all", "/metadefs/namespaces/{ns}/properties", write("delete_metadef_namespace"), h!(|cx| part_clear(cx, Kind::Property))),
-    Op::get("property_show", "/metadefs/namespaces/{ns}/properties/{part}", read("get_metadef_property"), h!(|cx| part_show(cx, Kind::Property))),
-    Op::put("property_update", "/metadefs/namespaces/{ns}/properties/{part}", write("modify_metadef_property"), h!(|cx| part_update(cx, Kind::Property))),
-    Op::delete("property_delete", "/metadefs/namespaces/{ns}/properties/{part}", write("remove_metadef_property"), h!(|cx| part_delete(cx, Kind::Property))),
+    Op::put(
+        "object_update",
+        "/metadefs/namespaces/{ns}/objects/{part}",
+        write("modify_metadef_object"),
+        h!(|cx| part_update(cx, Kind::Object)),
+    ),
+    Op::delete(
+        "object_delete",
+        "/metadefs/namespaces/{ns}/objects/{part}",
+        write("delete_metadef_object"),
+        h!(|cx| part_delete(cx, Kind::Object)),
+    ),
+    Op::post(
+        "property_create",
+        "/metadefs/namespaces/{ns}/properties",
+        write("add_metadef_property"),
+        h!(|cx| part_create(cx, Kind::Property)),
+    ),
+    Op::get(
+        "property_list",
+        "/metadefs/namespaces/{ns}/properties",
+        read("get_metadef_properties"),
+        h!(|cx| part_list(cx, Kind::Property)),
+    ),
+    Op::delete(
+        "property_delete_all",
+        "/metadefs/namespaces/{ns}/properties",
+        write("delete_metadef_namespace"),
+        h!(|cx| part_clear(cx, Kind::Property)),
+    ),
+    Op::get(
+        "property_show",
+        "/metadefs/namespaces/{ns}/properties/{part}",
+        read("get_metadef_property"),
+        h!(|cx| part_show(cx, Kind::Property)),
+    ),
+    Op::put(
+        "property_update",
+        "/metadefs/namespaces/{ns}/properties/{part}",
+        write("modify_metadef_property"),
+        h!(|cx| part_update(cx, Kind::Property)),
+    ),
+    Op::delete(
+        "property_delete",
+        "/metadefs/namespaces/{ns}/properties/{part}",
+        write("remove_metadef_property"),
+        h!(|cx| part_delete(cx, Kind::Property)),
+    ),
     Op::post("metadef_tags_create", "/metadefs/namespaces/{ns}/tags", write("add_metadef_tags"), h!(tags_create)),
     Op::get("metadef_tag_list", "/metadefs/namespaces/{ns}/tags", read("get_metadef_tags"), h!(|cx| part_list(cx, Kind::Tag))),
-    Op::delete("metadef_tag_delete_all", "/metadefs/namespaces/{ns}/tags", write("delete_metadef_tags"), h!(|cx| part_clear(cx, Kind::Tag))),
+    Op::delete(
+        "metadef_tag_delete_all",
+        "/metadefs/namespaces/{ns}/tags",
+        write("delete_metadef_tags"),
+        h!(|cx| part_clear(cx, Kind::Tag)),
+    ),
     Op::post("metadef_tag_create", "/metadefs/namespaces/{ns}/tags/{part}", write("add_metadef_tag"), h!(tag_create)),
     Op::get("metadef_tag_show", "/metadefs/namespaces/{ns}/tags/{part}", read("get_metadef_tag"), h!(|cx| part_show(cx, Kind::Tag))),
-    Op::put("metadef_tag_update", "/metadefs/namespaces/{ns}/tags/{part}", write("modify_metadef_tag"), h!(|cx| part_update(cx, Kind::Tag))),
-    Op::delete("metadef_tag_delete", "/metadefs/namespaces/{ns}/tags/{part}", write("delete_metadef_tag"), h!(|cx| part_delete(cx, Kind::Tag))),
+    Op::put(
+        "metadef_tag_update",
+        "/metadefs/namespaces/{ns}/tags/{part}",
+        write("modify_metadef_tag"),
+        h!(|cx| part_update(cx, Kind::Tag)),
+    ),
+    Op::delete(
+        "metadef_tag_delete",
+        "/metadefs/namespaces/{ns}/tags/{part}",
+        write("delete_metadef_tag"),
+        h!(|cx| part_delete(cx, Kind::Tag)),
+    ),
     Op::get("resource_type_list", "/metadefs/resource_types", read("list_metadef_resource_types"), h!(resource_types)),
-    Op::post("resource_type_associate", "/metadefs/namespaces/{ns}/resource_types", write("add_metadef_resource_type_association"), h!(|cx| part_create(cx, Kind::ResourceType))),
-    Op::get("resource_type_associations", "/metadefs/namespaces/{ns}/resource_types", read("get_metadef_resource_type"), h!(|cx| part_list(cx, Kind::ResourceType))),
-    Op::delete("resource_type_dissociate", "/metadefs/namespaces/{ns}/resource_types/{part}", write("remove_metadef_resource_type_association"), h!(|cx| part_delete(cx, Kind::ResourceType))),
+    Op::post(
+        "resource_type_associate",
+        "/metadefs/namespaces/{ns}/resource_types",
+        write("add_metadef_resource_type_association"),
+        h!(|cx| part_create(cx, Kind::ResourceType)),
+    ),
+    Op::get(
+        "resource_type_associations",
+        "/metadefs/namespaces/{ns}/resource_types",
+        read("get_metadef_resource_type"),
+        h!(|cx| part_list(cx, Kind::ResourceType)),
+    ),
+    Op::delete(
+        "resource_type_dissociate",
+        "/metadefs/namespaces/{ns}/resource_types/{part}",
+        write("remove_metadef_resource_type_association"),
+        h!(|cx| part_delete(cx, Kind::ResourceType)),
+    ),
 ];
 
 fn not_found(name: &str) -> Error {
@@ -85,20 +160,23 @@ where
 {
     find(cx).await?;
     let (name, now) = (cx.param("ns").to_string(), cx.env.now());
-    cx.state.db.write(move |tx| {
-        let mut n = tx.get::<Namespace>(&name)?.ok_or_else(|| not_found(&name))?;
-        let before = n.name.clone();
-        f(&mut n)?;
-        n.updated_at = now;
-        if n.name == before {
-            tx.update(&mut n)?;
-        } else {
-            // The name is the id: a renamed namespace is a new row.
-            tx.delete_id::<Namespace>(&before)?;
-            n = tx.insert(&n.value)?;
-        }
-        Ok(n)
-    }).await
+    cx.state
+        .db
+        .write(move |tx| {
+            let mut n = tx.get::<Namespace>(&name)?.ok_or_else(|| not_found(&name))?;
+            let before = n.name.clone();
+            f(&mut n)?;
+            n.updated_at = now;
+            if n.name == before {
+                tx.update(&mut n)?;
+            } else {
+                // The name is the id: a renamed namespace is a new row.
+                tx.delete_id::<Namespace>(&before)?;
+                n = tx.insert(&n.value)?;
+            }
+            Ok(n)
+        })
+        .await
 }
 
 fn part_view(ns: &str, kind: Kind, name: &str, p: &Part) -> Value {
@@ -148,7 +226,9 @@ async fn create(mut cx: Ctx<State>) -> Result<Reply> {
     let (shown, location) = (namespace_view(&n, true), format!("{}/v2/metadefs/namespaces/{}", cx.base_url, n.name));
     let name = n.name.clone();
     let made = cx.state.db.write(move |tx| tx.insert(&n).map(drop)).await;
-    made.map_err(|e| if e.is_conflict() { Error::conflict(format!("The metadata definition namespace={name} already exists.")) } else { e })?;
+    made.map_err(
+        |e| if e.is_conflict() { Error::conflict(format!("The metadata definition namespace={name} already exists.")) } else { e },
+    )?;
     Ok(Reply::json(201, &shown)?.header("location", location))
 }
 

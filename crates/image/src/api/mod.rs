@@ -127,11 +127,14 @@ where
     F: Fn(&mut Image) -> Result<()> + Send + Sync + 'static,
 {
     let (id, now) = (cx.param("image_id").to_string(), cx.env.now());
-    cx.state.db.write(move |tx| {
-        let mut image = tx.get::<Image>(&id)?.ok_or_else(|| not_found(&id))?;
-        f(&mut image)?;
-        image.updated_at = now;
-        crate::store::image_update(tx, &mut image)?;
-        Ok(image)
-    }).await
+    cx.state
+        .db
+        .write(move |tx| {
+            let mut image = tx.get::<Image>(&id)?.ok_or_else(|| not_found(&id))?;
+            f(&mut image)?;
+            image.updated_at = now;
+            crate::store::image_update(tx, &mut image)?;
+            Ok(image)
+        })
+        .await
 }

@@ -24,9 +24,7 @@ async fn put(cx: Ctx<State>) -> Result<Reply> {
 async fn delete(cx: Ctx<State>) -> Result<Reply> {
     find_authorized(&cx).await?;
     let tag = cx.param("tag").to_string();
-    change(&cx, move |image| {
-        if image.tags.remove(&tag) { Ok(()) } else { Err(Error::not_found("The resource could not be found.")) }
-    })
-    .await?;
+    change(&cx, move |image| if image.tags.remove(&tag) { Ok(()) } else { Err(Error::not_found("The resource could not be found.")) })
+        .await?;
     Ok(Reply::no_content())
 }

@@ -11,9 +11,8 @@ pub const OPS: &[Op<State>] = &[
 
 /// What a deployment with stores and without an image cache offers; the cache's versions (2.14,
 /// 2.16, 2.18) are not listed because there is none.
-const IDS: [&str; 16] = [
-    "2.17", "2.15", "2.13", "2.12", "2.11", "2.10", "2.9", "2.8", "2.7", "2.6", "2.5", "2.4", "2.3", "2.2", "2.1", "2.0",
-];
+const IDS: [&str; 16] =
+    ["2.17", "2.15", "2.13", "2.12", "2.11", "2.10", "2.9", "2.8", "2.7", "2.6", "2.5", "2.4", "2.3", "2.2", "2.1", "2.0"];
 
 fn document(cx: &Ctx<State>) -> Value {
     let href = format!("{}/v2/", cx.base_url);

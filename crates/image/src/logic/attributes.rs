@@ -17,8 +17,7 @@ const MAX_PROPERTY_VALUE: usize = 65_535;
 
 /// May not be sent at all.
 const DISALLOWED: [&str; 5] = ["direct_url", "self", "file", "schema", "stores"];
-const READ_ONLY: [&str; 8] =
-    ["created_at", "updated_at", "status", "checksum", "size", "virtual_size", "os_hash_algo", "os_hash_value"];
+const READ_ONLY: [&str; 8] = ["created_at", "updated_at", "status", "checksum", "size", "virtual_size", "os_hash_algo", "os_hash_value"];
 const RESERVED: [&str; 4] = ["location", "locations", "deleted", "deleted_at"];
 /// Attributes every image has.
 const BASE: [&str; 10] =
@@ -199,10 +198,21 @@ mod tests {
         let kind = |v: Value| from_create(v.as_object().unwrap()).map(|_| ()).map_err(|e| e.kind);
         assert_eq!(kind(json!({"name": null, "disk_format": "raw", "x": "y", "tags": ["a", "a"]})), Ok(()));
         for bad in [
-            json!({"name": "n".repeat(256)}), json!({"disk_format": "wrong"}), json!({"container_format": "wrong"}),
-            json!({"min_disk": -1}), json!({"min_ram": "1"}), json!({"min_ram": true}), json!({"protected": "true"}),
-            json!({"x": null}), json!({"x": 1}), json!({"id": "x"}), json!({"visibility": null}), json!({"tags": "a"}),
-            json!({"tags": ["t".repeat(256)]}), json!({"k".repeat(256): "v"}), json!({"min_disk": 1_i64 << 40}),
+            json!({"name": "n".repeat(256)}),
+            json!({"disk_format": "wrong"}),
+            json!({"container_format": "wrong"}),
+            json!({"min_disk": -1}),
+            json!({"min_ram": "1"}),
+            json!({"min_ram": true}),
+            json!({"protected": "true"}),
+            json!({"x": null}),
+            json!({"x": 1}),
+            json!({"id": "x"}),
+            json!({"visibility": null}),
+            json!({"tags": "a"}),
+            json!({"tags": ["t".repeat(256)]}),
+            json!({"k".repeat(256): "v"}),
+            json!({"min_disk": 1_i64 << 40}),
         ] {
             assert_eq!(kind(bad.clone()), Err(ErrorKind::Invalid), "{bad}");
         }

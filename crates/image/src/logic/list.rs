@@ -198,9 +198,24 @@ mod tests {
     fn bad_queries_are_refused() {
         let asker = Asker { project_id: Some("p"), admin: false };
         for bad in [
-            "limit=x", "limit=-1", "sort=size:up", "sort=owner", "sort=name&sort_key=size", "sort_key=a", "sort_dir=x",
-            "sort_key=name&sort_dir=asc&sort_dir=desc", "visibility=x", "member_status=x", "os_hidden=1", "size_min=a",
-            "created_at=gt:x", "created_at=after:2020-01-01", "name=like:x", "name=in:\"a", "protected=maybe", "changes-since=x",
+            "limit=x",
+            "limit=-1",
+            "sort=size:up",
+            "sort=owner",
+            "sort=name&sort_key=size",
+            "sort_key=a",
+            "sort_dir=x",
+            "sort_key=name&sort_dir=asc&sort_dir=desc",
+            "visibility=x",
+            "member_status=x",
+            "os_hidden=1",
+            "size_min=a",
+            "created_at=gt:x",
+            "created_at=after:2020-01-01",
+            "name=like:x",
+            "name=in:\"a",
+            "protected=maybe",
+            "changes-since=x",
         ] {
             assert!(query(&QueryParams::parse(Some(bad)).unwrap(), &asker).is_err(), "{bad}");
         }

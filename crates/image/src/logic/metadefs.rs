@@ -11,13 +11,34 @@ const MAX_PARTS: usize = 1_000;
 
 /// Resource types that exist without anybody having made them.
 pub const RESOURCE_TYPES: [&str; 7] = [
-    "OS::Cinder::Volume", "OS::Glance::Image", "OS::Nova::Aggregate", "OS::Nova::Flavor", "OS::Nova::Instance", "OS::Nova::Server",
+    "OS::Cinder::Volume",
+    "OS::Glance::Image",
+    "OS::Nova::Aggregate",
+    "OS::Nova::Flavor",
+    "OS::Nova::Instance",
+    "OS::Nova::Server",
     "OS::Trove::Instance",
 ];
 
 const PROPERTY_KEYS: [&str; 18] = [
-    "title", "description", "operators", "type", "required", "minimum", "maximum", "maxLength", "minLength", "pattern", "enum",
-    "readonly", "default", "items", "uniqueItems", "minItems", "maxItems", "additionalItems",
+    "title",
+    "description",
+    "operators",
+    "type",
+    "required",
+    "minimum",
+    "maximum",
+    "maxLength",
+    "minLength",
+    "pattern",
+    "enum",
+    "readonly",
+    "default",
+    "items",
+    "uniqueItems",
+    "minItems",
+    "maxItems",
+    "additionalItems",
 ];
 
 /// Kinds of parts.
@@ -84,8 +105,20 @@ fn name(body: &Map<String, Value>, key: &str) -> Result<String> {
 /// A namespace from a creation or replacement; owner and times are the caller's to set.
 pub fn namespace(body: &Map<String, Value>, now: Timestamp) -> Result<Namespace> {
     let known = [
-        "namespace", "display_name", "description", "visibility", "protected", "owner", "resource_type_associations", "objects",
-        "properties", "tags", "self", "schema", "created_at", "updated_at",
+        "namespace",
+        "display_name",
+        "description",
+        "visibility",
+        "protected",
+        "owner",
+        "resource_type_associations",
+        "objects",
+        "properties",
+        "tags",
+        "self",
+        "schema",
+        "created_at",
+        "updated_at",
     ];
     if let Some(other) = body.keys().find(|k| !known.contains(&k.as_str())) {
         return Err(Error::invalid(format!("Additional properties are not allowed ('{other}' was unexpected)")));
@@ -194,9 +227,15 @@ mod tests {
     #[test]
     fn bad_definitions_are_refused() {
         for bad in [
-            json!({}), json!({"namespace": ""}), json!({"namespace": "n".repeat(81)}), json!({"namespace": "n", "visibility": "shared"}),
-            json!({"namespace": "n", "protected": "yes"}), json!({"namespace": "n", "x": 1}), json!({"namespace": "n", "tags": [1]}),
-            json!({"namespace": "n", "properties": {"p": {"type": "string"}}}), json!({"namespace": "n", "objects": [{"name": "o", "required": [1]}]}),
+            json!({}),
+            json!({"namespace": ""}),
+            json!({"namespace": "n".repeat(81)}),
+            json!({"namespace": "n", "visibility": "shared"}),
+            json!({"namespace": "n", "protected": "yes"}),
+            json!({"namespace": "n", "x": 1}),
+            json!({"namespace": "n", "tags": [1]}),
+            json!({"namespace": "n", "properties": {"p": {"type": "string"}}}),
+            json!({"namespace": "n", "objects": [{"name": "o", "required": [1]}]}),
             json!({"namespace": "n", "properties": {"p": {"type": "thing", "title": "t"}}}),
             json!({"namespace": "n", "properties": {"p": {"type": "string", "title": "t", "y": 1}}}),
         ] {

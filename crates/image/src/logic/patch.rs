@@ -39,16 +39,21 @@ fn change(raw: &Value, draft_4: bool) -> Result<Change> {
         let mut found = names.iter().filter(|(n, _)| raw.contains_key(*n));
         match (found.next(), found.next()) {
             (Some((n, v)), None) => (*v, raw.get(*n)),
-            (Some(_), Some(_)) => return Err(Error::invalid("Operation objects must contain only one member named \"add\", \"remove\", or \"replace\".")),
-            (None, _) => return Err(Error::invalid("Operation objects must contain exactly one member named \"add\", \"remove\", or \"replace\".")),
+            (Some(_), Some(_)) => {
+                return Err(Error::invalid("Operation objects must contain only one member named \"add\", \"remove\", or \"replace\"."));
+            }
+            (None, _) => {
+                return Err(Error::invalid("Operation objects must contain exactly one member named \"add\", \"remove\", or \"replace\"."));
+            }
         }
     } else {
         let op = raw.get("op").and_then(Value::as_str).ok_or_else(|| {
             Error::invalid("Unable to find `op` in JSON Schema change. It must be one of the following: add, remove, replace.")
         })?;
-        let verb = names.iter().find(|(n, _)| *n == op).ok_or_else(|| {
-            Error::invalid(format!("Invalid operation: `{op}`. It must be one of the following: add, remove, replace."))
-        })?;
+        let verb = names
+            .iter()
+            .find(|(n, _)| *n == op)
+            .ok_or_else(|| Error::invalid(format!("Invalid operation: `{op}`. It must be one of the following: add, remove, replace.")))?;
         (verb.1, raw.get("path"))
     };
     let path = path.and_then(Value::as_str).ok_or_else(|| Error::invalid("Unable to find '/path' in JSON Schema change"))?;

@@ -93,8 +93,21 @@ impl Record for Image {
     const TABLE: Table = Table {
         name: "images",
         columns: &[
-            "owner", "name", "visibility", "status", "size", "disk_format", "container_format", "os_hidden", "protected",
-            "min_disk", "min_ram", "checksum", "os_hash_value", "created_at", "updated_at",
+            "owner",
+            "name",
+            "visibility",
+            "status",
+            "size",
+            "disk_format",
+            "container_format",
+            "os_hidden",
+            "protected",
+            "min_disk",
+            "min_ram",
+            "checksum",
+            "os_hash_value",
+            "created_at",
+            "updated_at",
         ],
     };
 

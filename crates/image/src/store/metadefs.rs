@@ -39,11 +39,6 @@ impl Record for Namespace {
     }
 
     fn columns(&self) -> Vec<Value> {
-        vec![
-            self.owner.as_deref().unwrap_or("").into(),
-            self.visibility.as_str().into(),
-            self.created_at.into(),
-            self.updated_at.into(),
-        ]
+        vec![self.owner.as_deref().unwrap_or("").into(), self.visibility.as_str().into(), self.created_at.into(), self.updated_at.into()]
     }
 }

@@ -37,11 +37,11 @@ impl Answer {
 
 pub async fn serve(dir: PathBuf, store: StoreUrl, max_size: u64, options: Options) -> Service {
     let members = ["member", "reader"];
-    let validator = StaticValidator::default()
-        .with("a", "pa", &members)
-        .with("b", "pb", &members)
-        .with("reader", "pa", &["reader"])
-        .with("admin", "padmin", &["admin", "member", "reader"]);
+    let validator = StaticValidator::default().with("a", "pa", &members).with("b", "pb", &members).with("reader", "pa", &["reader"]).with(
+        "admin",
+        "padmin",
+        &["admin", "member", "reader"],
+    );
     let deps = Deps {
         env: Env::system(),
         store,

@@ -2,7 +2,7 @@
 //! machine cannot run it.
 
 // Helpers of tests are tests too.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod layer2;
 mod life;

@@ -10,9 +10,8 @@ mod providers;
 pub use allocations::{NewAllocations, allocations_of, allocations_on, consumer, delete_allocations, replace_allocations, usages};
 pub use names::{class_create, class_delete, classes, is_class, is_trait, trait_create, trait_delete, traits};
 pub use providers::{
-    all_aggregates, all_inventories, all_traits,
-    Inventory, Provider, aggregates, bump, inventories, inventory_delete, inventory_put, provider, provider_create, provider_delete,
-    provider_update, providers, set_aggregates, set_traits, traits_of,
+    Inventory, Provider, aggregates, all_aggregates, all_inventories, all_traits, bump, inventories, inventory_delete, inventory_put,
+    provider, provider_create, provider_delete, provider_update, providers, set_aggregates, set_traits, traits_of,
 };
 
 use caelum_store::Migration;

@@ -73,8 +73,18 @@ impl Format {
     /// The format of an API `disk_format`; `None` for names the API does not know.
     pub fn parse(name: &str) -> Option<Self> {
         let all = [
-            Self::Raw, Self::Qcow2, Self::Qed, Self::Vmdk, Self::Vdi, Self::Vhd, Self::Vhdx, Self::Iso, Self::Luks,
-            Self::Ami, Self::Aki, Self::Ari,
+            Self::Raw,
+            Self::Qcow2,
+            Self::Qed,
+            Self::Vmdk,
+            Self::Vdi,
+            Self::Vhd,
+            Self::Vhdx,
+            Self::Iso,
+            Self::Luks,
+            Self::Ami,
+            Self::Aki,
+            Self::Ari,
         ];
         all.into_iter().find(|f| f.as_str() == name)
     }
@@ -223,8 +233,7 @@ pub fn inspect_reader(mut reader: impl Read, declared: Option<Format>) -> Result
 
 /// Inspects the file at a trusted path.
 pub fn inspect_file(path: &Path, declared: Option<Format>) -> Result<ImageInfo> {
-    let file = std::fs::File::open(path)
-        .map_err(|e| Error::internal(format!("open image {}", path.display())).caused_by(e))?;
+    let file = std::fs::File::open(path).map_err(|e| Error::internal(format!("open image {}", path.display())).caused_by(e))?;
     inspect_reader(file, declared)
 }
 

@@ -83,8 +83,16 @@ fn verdict(data: &[u8], declared: Option<Format>) -> Verdict<ImageInfo> {
 fn clean_images_pass() {
     use Format::*;
     for (format, data) in [
-        (Raw, vec![0; 4096]), (Raw, mbr()), (Raw, gpt()), (Qcow2, qcow2(2)), (Qcow2, qcow2(3)), (Iso, iso()),
-        (Vmdk, vmdk(DESCRIPTOR)), (Vmdk, stream_vmdk()), (Iso, with(&iso(), 510, b"\x55\xaa")), (Ari, b"\x1f\x8bxyz".to_vec()),
+        (Raw, vec![0; 4096]),
+        (Raw, mbr()),
+        (Raw, gpt()),
+        (Qcow2, qcow2(2)),
+        (Qcow2, qcow2(3)),
+        (Iso, iso()),
+        (Vmdk, vmdk(DESCRIPTOR)),
+        (Vmdk, stream_vmdk()),
+        (Iso, with(&iso(), 510, b"\x55\xaa")),
+        (Ari, b"\x1f\x8bxyz".to_vec()),
     ] {
         let info = verdict(&data, Some(format)).unwrap_or_else(|e| panic!("{}: {e:?}", format.as_str()));
         assert_eq!(info.format, format);
@@ -103,7 +111,22 @@ fn hostile_qcow2_is_refused() {
     for bit in [1, 2].into_iter().chain(5..64) {
         bad.push(with(&q, 72, &(1_u64 << bit).to_be_bytes()));
     }
-    for (at, v) in [(20, 8_u32), (20, 22), (20, 31), (32, 1), (32, 2), (36, u32::MAX), (36, 0), (56, u32::MAX), (56, 0), (60, 65_536), (96, 7), (100, 100), (104, 0x4441_5441), (104, 0x0537_be77)] {
+    for (at, v) in [
+        (20, 8_u32),
+        (20, 22),
+        (20, 31),
+        (32, 1),
+        (32, 2),
+        (36, u32::MAX),
+        (36, 0),
+        (56, u32::MAX),
+        (56, 0),
+        (60, 65_536),
+        (96, 7),
+        (100, 100),
+        (104, 0x4441_5441),
+        (104, 0x0537_be77),
+    ] {
         bad.push(with(&q, at, &v.to_be_bytes()));
     }
     for (at, v) in [(24, 0_u64), (24, 1 << 63), (24, u64::MAX), (40, 0), (40, 1 << 60), (48, 0), (48, 3 << 16), (48, 5)] {
@@ -124,15 +147,46 @@ fn hostile_others_are_refused() {
     let s = stream_vmdk();
     let n = s.len();
     let bad = [
-        DESCRIPTOR.as_bytes().to_vec(), d("monolithicSparse", "monolithicFlat"), d("monolithicSparse", "twoGbMaxExtentFlat"),
-        d("monolithicSparse", "vmfsRDM"), d("monolithicSparse", "MonolithicSparse"), d("a.vmdk", "/etc/passwd"), d("SPARSE", "FLAT"),
-        d("CID=1", "parentFileNameHint=\"x\""), d("parentCID=ffffffff", "parentCID=1"), d("RW 2048 SPARSE \"a.vmdk\"", ""), d("version=1", "what"),
-        d("version", "v\u{e9}"), with(&v, 28, &[9]), with(&v, 36, &[0xff; 8]), with(&v, 20, &[3]), with(&v, 4, &[9]), v[..600].to_vec(),
-        with(&s, n - 1024 + 12, &[9]), with(&s, n - 1536, &[2]), with(&s, n - 1, &[1]), with(&s, n - 1024, b"x"), s[..n - 512].to_vec(),
-        with(&v, 0x8001, b"CD001"), b"QED\0".repeat(200), b"COWD".repeat(200), b"LUKS\xba\xbe\0\x02".repeat(100), b"LUKS\xba\xbe\0\x01".repeat(100),
-        b"WithoutFreeSpace".repeat(64), b"Bochs Virtual HD Image".repeat(64), with(&mbr(), 257, b"ustar"), with(&iso(), 0, b"\x1f\x8b"),
-        with(&mbr(), 446, &[0x7f]), with(&gpt(), 462, &mbr()[446..462]), with(&gpt(), 454, &[2]), with(&gpt(), 447, &[9]),
-        b"vhdxfile".repeat(100), b"conectix".repeat(128), with(&vec![0; 1024], 0x40, &0xbeda_107f_u32.to_le_bytes()), vec![], vec![0],
+        DESCRIPTOR.as_bytes().to_vec(),
+        d("monolithicSparse", "monolithicFlat"),
+        d("monolithicSparse", "twoGbMaxExtentFlat"),
+        d("monolithicSparse", "vmfsRDM"),
+        d("monolithicSparse", "MonolithicSparse"),
+        d("a.vmdk", "/etc/passwd"),
+        d("SPARSE", "FLAT"),
+        d("CID=1", "parentFileNameHint=\"x\""),
+        d("parentCID=ffffffff", "parentCID=1"),
+        d("RW 2048 SPARSE \"a.vmdk\"", ""),
+        d("version=1", "what"),
+        d("version", "v\u{e9}"),
+        with(&v, 28, &[9]),
+        with(&v, 36, &[0xff; 8]),
+        with(&v, 20, &[3]),
+        with(&v, 4, &[9]),
+        v[..600].to_vec(),
+        with(&s, n - 1024 + 12, &[9]),
+        with(&s, n - 1536, &[2]),
+        with(&s, n - 1, &[1]),
+        with(&s, n - 1024, b"x"),
+        s[..n - 512].to_vec(),
+        with(&v, 0x8001, b"CD001"),
+        b"QED\0".repeat(200),
+        b"COWD".repeat(200),
+        b"LUKS\xba\xbe\0\x02".repeat(100),
+        b"LUKS\xba\xbe\0\x01".repeat(100),
+        b"WithoutFreeSpace".repeat(64),
+        b"Bochs Virtual HD Image".repeat(64),
+        with(&mbr(), 257, b"ustar"),
+        with(&iso(), 0, b"\x1f\x8b"),
+        with(&mbr(), 446, &[0x7f]),
+        with(&gpt(), 462, &mbr()[446..462]),
+        with(&gpt(), 454, &[2]),
+        with(&gpt(), 447, &[9]),
+        b"vhdxfile".repeat(100),
+        b"conectix".repeat(128),
+        with(&vec![0; 1024], 0x40, &0xbeda_107f_u32.to_le_bytes()),
+        vec![],
+        vec![0],
     ];
     for (i, data) in bad.iter().enumerate() {
         assert!(verdict(data, None).is_err(), "case {i}");
@@ -144,7 +198,15 @@ fn hostile_others_are_refused() {
 #[test]
 fn random_headers_never_panic() {
     let rng = SeededRng::new(7);
-    let bases = [qcow2(3), vmdk(DESCRIPTOR), stream_vmdk(), iso(), gpt(), with(&vec![0; 400 << 10], 0, b"vhdxfile"), with(&vec![0; 4096], 0, b"LUKS\xba\xbe\0\x01")];
+    let bases = [
+        qcow2(3),
+        vmdk(DESCRIPTOR),
+        stream_vmdk(),
+        iso(),
+        gpt(),
+        with(&vec![0; 400 << 10], 0, b"vhdxfile"),
+        with(&vec![0; 4096], 0, b"LUKS\xba\xbe\0\x01"),
+    ];
     for round in 0..700 {
         let mut data = bases[round % bases.len()].clone();
         for _ in 0..8 {

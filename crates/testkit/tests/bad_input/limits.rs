@@ -120,145 +120,83 @@ fn list(n: usize, f: impl Fn(usize) -> Value) -> Value {
     (0..n).map(f).collect()
 }
 
-/// What is asked of one limit: method, path, a body for a size, the largest size that is fine.
-type Limit = (&'static str, Method, String, Box<dyn Fn(usize) -> Value + Send + Sync>, usize);
+/// Limits that a `POST` to a collection meets: what, path, the largest size that is fine.
+const LIMITS: &[(&str, &str, usize)] = &[
+    ("server metadata items", "/compute/v2.1/servers", 128),
+    ("server metadata key", "/compute/v2.1/servers", 255),
+    ("server metadata value", "/compute/v2.1/servers", 255),
+    // In groups of four characters: 65,532 and 65,536 of them.
+    ("user data", "/compute/v2.1/servers", 16_383),
+    ("server tags", "/compute/v2.1/servers", 50),
+    ("server tag length", "/compute/v2.1/servers", 60),
+    ("server description", "/compute/v2.1/servers", 255),
+    ("flavor description", "/compute/v2.1/flavors", 65_535),
+    ("key pair name", "/compute/v2.1/os-keypairs", 255),
+    ("DNS servers", "/network/v2.0/subnets", 5),
+    ("host routes", "/network/v2.0/subnets", 20),
+    ("address pairs", "/network/v2.0/ports", 10),
+    ("port name", "/network/v2.0/ports", 255),
+    ("network description", "/network/v2.0/networks", 255),
+    ("image tags", "/image/v2/images", 128),
+    ("image properties", "/image/v2/images", 128),
+    ("volume name", "/volume/v3/volumes", 255),
+    ("volume description", "/volume/v3/volumes", 255),
+    ("volume metadata key", "/volume/v3/volumes", 255),
+    ("volume metadata value", "/volume/v3/volumes", 255),
+    ("user name", "/identity/v3/users", 255),
+    ("project name", "/identity/v3/projects", 64),
+    ("domain name", "/identity/v3/domains", 64),
+    ("project tags", "/identity/v3/projects", 80),
+    ("password", "/identity/v3/users", 4_096),
+];
 
-fn limits(e: &Estate) -> Vec<Limit> {
-    let (image, flavor) = (e.id("image", "images").to_string(), e.id("compute", "flavors").to_string());
-    let server = move |extra: Value| {
-        let mut s = json!({"name": "l", "imageRef": image, "flavorRef": flavor, "networks": "none"});
-        s.as_object_mut().expect("an object").extend(extra.as_object().expect("an object").clone());
+/// A body with `n` of what is limited.
+fn sized(what: &str, n: usize, e: &Estate) -> Value {
+    let long = "x".repeat(n);
+    let tags = list(n, |i| json!(format!("t{i}")));
+    let server = |key: &str, value: Value| {
+        let mut s = json!({"name": "l", "imageRef": e.id("image", "images"), "flavorRef": e.id("compute", "flavors"), "networks": "none"});
+        s[key] = value;
         json!({"server": s})
     };
-    let net = e.id("network", "networks").to_string();
-    let (net2, net3, net4) = (net.clone(), net.clone(), net.clone());
-    let (s1, s2, s3, s4, s5) = (server.clone(), server.clone(), server.clone(), server.clone(), server.clone());
-    let post = || Method::POST;
-    let servers = || "/compute/v2.1/servers".to_string();
-    let of = |path: &str, id: &str, rest: &str| format!("{path}/{id}{rest}");
-    vec![
-        ("server metadata items", post(), servers(), Box::new(move |n| s1(json!({"metadata": pairs(n)}))), 128),
-        ("server metadata key", post(), servers(), Box::new(move |n| s2(json!({"metadata": {"k".repeat(n): "v"}}))), 255),
-        ("server metadata value", post(), servers(), Box::new(move |n| s3(json!({"metadata": {"k": "v".repeat(n)}}))), 255),
-        ("user data", post(), servers(), Box::new(move |n| s4(json!({"user_data": "QUFB".repeat(n)}))), 16_383),
-        ("server tags", post(), servers(), Box::new(move |n| s5(json!({"tags": list(n, |i| json!(format!("t{i}")))}))), 50),
-        (
-            "server tag length",
-            Method::PUT,
-            of("/compute/v2.1/servers", e.id("compute", "servers"), "/tags"),
-            Box::new(|n| json!({"tags": ["t".repeat(n)]})),
-            60,
-        ),
-        (
-            "server description",
-            Method::PUT,
-            of("/compute/v2.1/servers", e.id("compute", "servers"), ""),
-            Box::new(|n| json!({"server": {"description": "d".repeat(n)}})),
-            255,
-        ),
-        (
-            "flavor description",
-            post(),
-            "/compute/v2.1/flavors".into(),
-            Box::new(|n| json!({"flavor": {"name": format!("d{n}"), "ram": 1, "vcpus": 1, "disk": 0, "description": "d".repeat(n)}})),
-            65_535,
-        ),
-        (
-            "DNS servers",
-            post(),
-            "/network/v2.0/subnets".into(),
-            Box::new(
-                move |n| json!({"subnet": {"network_id": net, "ip_version": 4, "cidr": "10.31.0.0/24", "dns_nameservers": list(n, |i| json!(format!("10.0.0.{}", i + 1)))}}),
-            ),
-            5,
-        ),
-        (
-            "host routes",
-            post(),
-            "/network/v2.0/subnets".into(),
-            Box::new(
-                move |n| json!({"subnet": {"network_id": net2, "ip_version": 4, "cidr": "10.32.0.0/24", "host_routes": list(n, |i| json!({"destination": format!("10.99.{i}.0/24"), "nexthop": "10.32.0.9"}))}}),
-            ),
-            20,
-        ),
-        (
-            "address pairs",
-            post(),
-            "/network/v2.0/ports".into(),
-            Box::new(
-                move |n| json!({"port": {"network_id": net3, "allowed_address_pairs": list(n, |i| json!({"ip_address": format!("10.88.0.{}", i + 1)}))}}),
-            ),
-            10,
-        ),
-        (
-            "port name",
-            post(),
-            "/network/v2.0/ports".into(),
-            Box::new(move |n| json!({"port": {"network_id": net4, "name": "p".repeat(n)}})),
-            255,
-        ),
-        (
-            "network description",
-            post(),
-            "/network/v2.0/networks".into(),
-            Box::new(|n| json!({"network": {"description": "d".repeat(n)}})),
-            255,
-        ),
-        (
-            "image tags",
-            post(),
-            "/image/v2/images".into(),
-            Box::new(|n| json!({"name": "t", "tags": list(n, |i| json!(format!("t{i}")))})),
-            128,
-        ),
-        ("image properties", post(), "/image/v2/images".into(), Box::new(|n| pairs(n)), 128),
-        ("volume name", post(), "/volume/v3/volumes".into(), Box::new(|n| json!({"volume": {"size": 1, "name": "v".repeat(n)}})), 255),
-        (
-            "volume description",
-            post(),
-            "/volume/v3/volumes".into(),
-            Box::new(|n| json!({"volume": {"size": 1, "description": "v".repeat(n)}})),
-            255,
-        ),
-        (
-            "volume metadata key",
-            post(),
-            "/volume/v3/volumes".into(),
-            Box::new(|n| json!({"volume": {"size": 1, "metadata": {"k".repeat(n): "v"}}})),
-            255,
-        ),
-        (
-            "volume metadata value",
-            post(),
-            "/volume/v3/volumes".into(),
-            Box::new(|n| json!({"volume": {"size": 1, "metadata": {"k": "v".repeat(n)}}})),
-            255,
-        ),
-        (
-            "key pair name",
-            post(),
-            "/compute/v2.1/os-keypairs".into(),
-            Box::new(|n| json!({"keypair": {"name": "k".repeat(n), "type": "ssh", "public_key": PUBLIC_KEY}})),
-            255,
-        ),
-        ("user name", post(), "/identity/v3/users".into(), Box::new(|n| json!({"user": {"name": "u".repeat(n)}})), 255),
-        ("project name", post(), "/identity/v3/projects".into(), Box::new(|n| json!({"project": {"name": "u".repeat(n)}})), 64),
-        ("domain name", post(), "/identity/v3/domains".into(), Box::new(|n| json!({"domain": {"name": "u".repeat(n)}})), 64),
-        (
-            "project tags",
-            Method::PUT,
-            of("/identity/v3/projects", e.id("identity", "projects"), "/tags"),
-            Box::new(|n| json!({"tags": list(n, |i| json!(format!("t{i}")))})),
-            80,
-        ),
-        (
-            "password",
-            post(),
-            "/identity/v3/users".into(),
-            Box::new(|n| json!({"user": {"name": format!("pw{n}"), "password": "p".repeat(n)}})),
-            4_096,
-        ),
-    ]
+    let subnet = |key: &str, value: Value| {
+        let mut s = json!({"network_id": e.id("network", "networks"), "ip_version": 4, "cidr": "10.31.0.0/24", "enable_dhcp": false});
+        if key == "host_routes" {
+            s["cidr"] = json!("10.32.0.0/24");
+        }
+        s[key] = value;
+        json!({"subnet": s})
+    };
+    let port = |key: &str, value: Value| json!({"port": {"network_id": e.id("network", "networks"), key: value}});
+    let volume = |key: &str, value: Value| json!({"volume": {"size": 1, key: value}});
+    match what {
+        "server metadata items" => server("metadata", pairs(n)),
+        "server metadata key" => server("metadata", json!({long: "v"})),
+        "server metadata value" => server("metadata", json!({"k": long})),
+        "user data" => server("user_data", json!("QUFB".repeat(n))),
+        "server tags" => server("tags", tags),
+        "server tag length" => server("tags", json!([long])),
+        "server description" => server("description", json!(long)),
+        "flavor description" => json!({"flavor": {"name": "big", "ram": 1, "vcpus": 1, "disk": 0, "description": long}}),
+        "key pair name" => json!({"keypair": {"name": long, "type": "ssh", "public_key": PUBLIC_KEY}}),
+        "DNS servers" => subnet("dns_nameservers", list(n, |i| json!(format!("10.0.0.{}", i + 1)))),
+        "host routes" => subnet("host_routes", list(n, |i| json!({"destination": format!("10.99.{i}.0/24"), "nexthop": "10.32.0.9"}))),
+        "address pairs" => port("allowed_address_pairs", list(n, |i| json!({"ip_address": format!("10.88.0.{}", i + 1)}))),
+        "port name" => port("name", json!(long)),
+        "network description" => json!({"network": {"description": long}}),
+        "image tags" => json!({"name": "t", "tags": tags}),
+        "image properties" => pairs(n),
+        "volume name" => volume("name", json!(long)),
+        "volume description" => volume("description", json!(long)),
+        "volume metadata key" => volume("metadata", json!({long: "v"})),
+        "volume metadata value" => volume("metadata", json!({"k": long})),
+        "user name" => json!({"user": {"name": long}}),
+        "project name" => json!({"project": {"name": long}}),
+        "domain name" => json!({"domain": {"name": long}}),
+        "project tags" => json!({"project": {"name": format!("tagged-{n}"), "tags": tags}}),
+        "password" => json!({"user": {"name": format!("pw{n}"), "password": long}}),
+        other => unreachable!("no body for {other}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,16 +206,16 @@ async fn limits_hold_at_the_maximum_and_one_beyond() {
     let things = estate(&cloud, &admin, &admin, "limits").await;
     widen(&cloud, &admin).await;
     let mut findings = Vec::new();
-    for (what, method, path, body, max) in limits(&things) {
-        let headers = [("openstack-api-version", "compute 2.64")];
-        let at = cloud.call_with(method.clone(), &path, &admin, &headers, Some(body(max))).await;
+    let headers = [("openstack-api-version", "compute 2.64")];
+    for (what, path, max) in LIMITS {
+        let at = cloud.call_with(Method::POST, path, &admin, &headers, Some(sized(what, *max, &things))).await;
         if !(200..300).contains(&at.status) {
             findings.push(format!("{what} {max}: {} {}", at.status, at.text));
         }
-        if let Some(id) = at.body["server"]["id"].as_str().filter(|_| method == Method::POST) {
-            cloud.call(Method::DELETE, &format!("/compute/v2.1/servers/{id}"), &admin, None).await.expect(204);
+        if let Some(id) = at.body["server"]["id"].as_str() {
+            cloud.call(Method::DELETE, &format!("{path}/{id}"), &admin, None).await.expect(204);
         }
-        let beyond = cloud.call_with(method, &path, &admin, &headers, Some(body(max + 1))).await;
+        let beyond = cloud.call_with(Method::POST, path, &admin, &headers, Some(sized(what, max + 1, &things))).await;
         if !matches!(beyond.status, 400 | 403 | 409 | 413) {
             findings.push(format!("{what} {}: {} {}", max + 1, beyond.status, beyond.text));
         }

@@ -174,62 +174,63 @@ async fn targets_that_play_tricks_find_nothing() {
     cloud.stop().await;
 }
 
+/// What proxies and authentication middleware elsewhere say about the caller.
+const SPOOFED: &[(&str, &str)] = &[
+    ("X-Roles", "admin,service"),
+    ("X-Role", "admin"),
+    ("X-User-Id", "admin"),
+    ("X-User", "admin"),
+    ("X-User-Name", "admin"),
+    ("X-User-Domain-Id", "default"),
+    ("X-Project-Id", "admin"),
+    ("X-Project-Name", "admin"),
+    ("X-Project-Domain-Id", "default"),
+    ("X-Tenant-Id", "admin"),
+    ("X-Tenant-Name", "admin"),
+    ("X-Tenant", "admin"),
+    ("X-Domain-Id", "default"),
+    ("X-Domain-Name", "Default"),
+    ("X-Identity-Status", "Confirmed"),
+    ("X-Service-Identity-Status", "Confirmed"),
+    ("X-Service-Roles", "admin,service"),
+    ("X-Service-User-Id", "nova"),
+    ("X-Service-Project-Id", "service"),
+    ("X-Service-Token", "gAAAAAforged"),
+    ("X-Is-Admin-Project", "True"),
+    ("X-Is-Admin", "1"),
+    ("X_Roles", "admin"),
+    ("X_Identity_Status", "Confirmed"),
+    ("X-Forwarded-For", "127.0.0.1"),
+    ("X-Forwarded-Host", "evil.example"),
+    ("X-Forwarded-Proto", "https"),
+    ("Forwarded", "for=127.0.0.1;host=evil.example"),
+    ("X-Real-IP", "127.0.0.1"),
+    ("X-Instance-ID", "7f3e1c52-1111-4000-8000-000000000000"),
+    ("X-Instance-ID-Signature", "0"),
+    ("X-Backend-Allow", "1"),
+    ("X-Container-Host", "127.0.0.1"),
+    ("X-Account-Update", "1"),
+    ("X-Timestamp", "0"),
+    ("X-Http-Method-Override", "DELETE"),
+    ("X-Method-Override", "DELETE"),
+    ("X-Original-Url", "/identity/v3/users"),
+    ("X-Rewrite-Url", "/identity/v3/users"),
+    ("X-Remote-User", "admin"),
+    ("Remote-User", "admin"),
+    ("OpenStack-Identity", "admin"),
+    ("X-Trust-Id", "x"),
+    ("X-Auth-Key", "x"),
+    ("X-Storage-Token", "x"),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_header_but_the_token_says_who_one_is() {
     let cloud = TestCloud::start().await.expect("cloud");
     let reader = cloud.persona("headers", "reader", &["reader"]).await;
     let admin = cloud.bootstrap_token("admin").await;
-    let spoofed = [
-        ("X-Roles", "admin,service"),
-        ("X-Role", "admin"),
-        ("X-User-Id", "admin"),
-        ("X-User", "admin"),
-        ("X-User-Name", "admin"),
-        ("X-User-Domain-Id", "default"),
-        ("X-Project-Id", "admin"),
-        ("X-Project-Name", "admin"),
-        ("X-Project-Domain-Id", "default"),
-        ("X-Tenant-Id", "admin"),
-        ("X-Tenant-Name", "admin"),
-        ("X-Tenant", "admin"),
-        ("X-Domain-Id", "default"),
-        ("X-Domain-Name", "Default"),
-        ("X-Identity-Status", "Confirmed"),
-        ("X-Service-Identity-Status", "Confirmed"),
-        ("X-Service-Roles", "admin,service"),
-        ("X-Service-User-Id", "nova"),
-        ("X-Service-Project-Id", "service"),
-        ("X-Service-Token", "gAAAAAforged"),
-        ("X-Is-Admin-Project", "True"),
-        ("X-Is-Admin", "1"),
-        ("X_Roles", "admin"),
-        ("X_Identity_Status", "Confirmed"),
-        ("X-Forwarded-For", "127.0.0.1"),
-        ("X-Forwarded-Host", "evil.example"),
-        ("X-Forwarded-Proto", "https"),
-        ("Forwarded", "for=127.0.0.1;host=evil.example"),
-        ("X-Real-IP", "127.0.0.1"),
-        ("X-Instance-ID", "7f3e1c52-1111-4000-8000-000000000000"),
-        ("X-Instance-ID-Signature", "0"),
-        ("X-Backend-Allow", "1"),
-        ("X-Container-Host", "127.0.0.1"),
-        ("X-Account-Update", "1"),
-        ("X-Timestamp", "0"),
-        ("X-Http-Method-Override", "DELETE"),
-        ("X-Method-Override", "DELETE"),
-        ("X-Original-Url", "/identity/v3/users"),
-        ("X-Rewrite-Url", "/identity/v3/users"),
-        ("X-Remote-User", "admin"),
-        ("Remote-User", "admin"),
-        ("OpenStack-Identity", "admin"),
-        ("X-Trust-Id", "x"),
-        ("X-Auth-Key", "x"),
-        ("X-Storage-Token", "x"),
-    ];
     let network = json!({"network": {"name": "spoofed"}});
     let mut findings = Vec::new();
-    let headers: Vec<(&str, &str)> = spoofed.to_vec();
-    for set in spoofed.iter().map(|h| vec![*h]).chain([headers]) {
+    for set in SPOOFED.iter().map(|h| vec![*h]).chain([SPOOFED.to_vec()]) {
         for (token, expected) in [(reader.as_str(), 403), ("", 401)] {
             let made = cloud.call_with(http::Method::POST, "/network/v2.0/networks", token, &set, Some(network.clone())).await;
             let users = cloud.call_with(http::Method::GET, "/identity/v3/users", token, &set, None).await;
