@@ -4,7 +4,7 @@ use crate::State;
 use crate::store::{self, NewAllocations};
 use caelum_base::{Error, Result};
 use caelum_rest::{Ctx, Op, Reply, h};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -54,15 +54,11 @@ struct Body {
     allocations: Wanted,
     project_id: Option<String>,
     user_id: Option<String>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "super::present")]
     consumer_generation: Option<Option<i64>>,
     consumer_type: Option<String>,
     #[serde(default, rename = "mappings")]
     _mappings: Option<Value>,
-}
-
-fn present<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<Option<Option<i64>>, D::Error> {
-    Option::deserialize(d).map(Some)
 }
 
 impl Body {

@@ -9,6 +9,7 @@ use crate::State;
 use caelum_base::{Env, Error, Result, is_uuid};
 use caelum_policy::personas;
 use caelum_rest::{Access, Api, Ctx, Dialect, Microversions, Op, Reply, TokenValidator, Version, h};
+use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,4 +69,9 @@ fn custom_name(text: &str) -> Result<String> {
         && text.starts_with("CUSTOM_")
         && text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
     if good { Ok(text.to_string()) } else { Err(Error::invalid(format!("'{text}' does not match '^CUSTOM\\_[A-Z0-9_]+$'"))) }
+}
+
+/// For a field that tells `null` from absent.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> std::result::Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(d).map(Some)
 }

@@ -50,13 +50,8 @@ pub const OPS: &[Op<State>] = &[
 struct ProviderBody {
     name: String,
     uuid: Option<String>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "super::present")]
     parent_provider_uuid: Option<Option<String>>,
-}
-
-/// Tells `null` from absent.
-fn present<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Option<Option<String>>, D::Error> {
-    Option::deserialize(d).map(Some)
 }
 
 fn view(cx: &Ctx<State>, p: &Provider) -> Value {
