@@ -15,6 +15,10 @@ pub const MAX_FN_LINES: usize = 70;
 
 const KIT: &[&str] = &["base", "safeio", "config", "store", "bus", "policy", "flow", "reconcile", "rest", "client"];
 
+const SERVICES: &[&str] = &["identity", "image", "placement", "compute", "network", "block", "hypervisor", "netplane"];
+
+const OBJECT: &[&str] = &["swiftkit", "ring", "erasure", "diskfile", "broker", "objserver", "consistency", "object", "s3"];
+
 /// Crates of this workspace that a crate may depend on (ARCHITECTURE.md, map).
 pub fn allowed(krate: &str) -> Vec<&'static str> {
     let with = |extra: &[&'static str]| KIT.iter().copied().chain(extra.iter().copied()).collect();
@@ -28,10 +32,24 @@ pub fn allowed(krate: &str) -> Vec<&'static str> {
         "identity" | "image" | "placement" | "block" => with(&[]),
         "compute" => with(&["hypervisor"]),
         "network" => with(&["netplane"]),
-        "node" => with(&["identity", "image", "placement", "compute", "network", "block", "hypervisor", "netplane"]),
-        "testkit" | "caelum" => {
-            with(&["node", "testkit", "identity", "image", "placement", "compute", "network", "block", "hypervisor", "netplane"])
-        }
+        "swiftkit" => vec!["base", "rest"],
+        "ring" => vec!["base", "swiftkit"],
+        "erasure" => vec!["base"],
+        "diskfile" | "broker" => vec!["base", "swiftkit"],
+        "objserver" => vec!["base", "rest", "swiftkit", "ring", "erasure", "diskfile", "broker"],
+        "consistency" => vec!["base", "rest", "swiftkit", "ring", "erasure", "diskfile", "broker", "objserver"],
+        "object" => with(&["swiftkit", "ring", "erasure"]),
+        "s3" => with(&["swiftkit", "object"]),
+        "swiftkit" => vec!["base", "rest"],
+        "ring" => vec!["base", "swiftkit"],
+        "erasure" => vec!["base"],
+        "diskfile" | "broker" => vec!["base", "swiftkit"],
+        "objserver" => vec!["base", "rest", "swiftkit", "ring", "erasure", "diskfile", "broker"],
+        "consistency" => vec!["base", "rest", "swiftkit", "ring", "erasure", "diskfile", "broker", "objserver"],
+        "object" => with(&["swiftkit", "ring", "erasure"]),
+        "s3" => with(&["swiftkit", "object"]),
+        "node" => [with(SERVICES), OBJECT.to_vec()].concat(),
+        "testkit" | "caelum" => [with(SERVICES), OBJECT.to_vec(), vec!["node", "testkit"]].concat(),
         _ => vec![],
     }
 }

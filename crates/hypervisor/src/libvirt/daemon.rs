@@ -18,6 +18,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(15);
 const MISSING: &str =
     "libvirt is not installed; install it with: apt-get install libvirt-daemon-system libvirt-daemon qemu-system-x86 qemu-utils";
 
+const DRIVER_USER: &str = "libvirt-qemu";
+const NO_USER: &str = "The user libvirt-qemu is missing; install it with: apt-get install libvirt-daemon-system";
+
 /// Runs inside the new mount namespace. The shell stays: it is the reaper of the daemon and the guests, which
 /// matters where the machine's first process reaps late or never (containers); a shell waiting for `sleep`
 /// reaps every child. It ends when it has no children. Arguments: directory, `hide` or `keep` for /dev/kvm, daemon, its name.
@@ -111,6 +114,10 @@ pub async fn ensure(config: &DaemonConfig, env: &Env) -> Result<Daemon> {
     }
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::unavailable("Starting libvirt needs root; run as root or name the socket of a running daemon."));
+    }
+    // Compiled into Debian's driver as its default; the driver does not start without it.
+    if matches!(nix::unistd::User::from_name(DRIVER_USER), Ok(None)) {
+        return Err(Error::unavailable(NO_USER));
     }
     // A daemon that lives but does not answer is of no use; guests do not depend on it.
     stop(&config.dir).await?;

@@ -1,0 +1,81 @@
+//! The way to the storage nodes: straight into a server of this process, or over HTTP with kept
+//! connections. Callers cannot tell which.
+
+use caelum_rest::{Body, HttpService};
+use http::{HeaderValue, Request, Response, Uri, header};
+use http_body_util::BodyExt;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+/// A node that gave no answer: refused, timed out, broke off.
+#[derive(Debug)]
+pub struct NodeError(pub String);
+
+impl std::fmt::Display for NodeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NodeError {}
+
+/// Carries requests to account, container and object servers, told apart by address and port as the
+/// rings name them.
+#[derive(Clone)]
+pub struct Nodes {
+    local: Arc<RwLock<HashMap<(String, u16), Arc<dyn HttpService>>>>,
+    client: Client<HttpConnector, Body>,
+}
+
+impl Nodes {
+    /// `conn_timeout` bounds connecting (upstream's default: 500 ms).
+    pub fn new(conn_timeout: Duration) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(conn_timeout));
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(256)
+            .retry_canceled_requests(true)
+            .build(connector);
+        Self { local: Arc::default(), client }
+    }
+
+    /// Requests to this address go straight into `server`.
+    pub fn set_local(&self, ip: &str, port: u16, server: Arc<dyn HttpService>) {
+        self.local.write().expect("no holder of this lock panics").insert((ip.to_string(), port), server);
+    }
+
+    /// Sends a request whose URI is a path on the node. `timeout` bounds the time to the response's
+    /// head, the sending of the request's body included. Errors: no answer.
+    pub async fn send(&self, ip: &str, port: u16, mut req: Request<Body>, timeout: Duration) -> Result<Response<Body>, NodeError> {
+        let local = self.local.read().expect("no holder of this lock panics").get(&(ip.to_string(), port)).cloned();
+        if let Some(server) = local {
+            let call = server.call(req);
+            return tokio::time::timeout(timeout, call).await.map_err(|_| NodeError(format!("{ip}:{port}: no answer in {timeout:?}")));
+        }
+        let host = if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
+        let path = req.uri().path_and_query().map_or("/", |p| p.as_str());
+        let uri: Uri = format!("http://{host}{path}").parse().map_err(|e| NodeError(format!("{host}: {e}")))?;
+        *req.uri_mut() = uri;
+        if let Ok(value) = HeaderValue::from_str(&host) {
+            req.headers_mut().insert(header::HOST, value);
+        }
+        match tokio::time::timeout(timeout, self.client.request(req)).await {
+            Ok(Ok(response)) => Ok(response.map(|b| b.map_err(Into::into).boxed_unsync())),
+            Ok(Err(e)) => Err(NodeError(format!("{host}: {e}"))),
+            Err(_) => Err(NodeError(format!("{host}: no answer in {timeout:?}"))),
+        }
+    }
+}
+
+impl Default for Nodes {
+    fn default() -> Self {
+        Self::new(Duration::from_millis(500))
+    }
+}
