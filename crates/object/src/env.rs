@@ -71,6 +71,23 @@ impl Environ {
     }
 }
 
+/// Request extension: the body of this PUT ends with a trailers frame whose fields are stored with the
+/// object and win over the request's own headers (between nodes: `X-Backend-Obj-Metadata-Footer`). Set by
+/// layers that know metadata only once the data has passed (encryption: ETag, sysmeta, the listing's ETag).
+/// A layer that adds footers passes on those of the body it wraps. Clients' trailers are dropped at the front.
+#[derive(Clone, Copy, Debug)]
+pub struct Footers;
+
+/// Request extension: a layer before the authentication has settled who may do this (temp URL, container
+/// sync; upstream's `swift.authorize_override`). The authentication layer passes the request on as it is.
+#[derive(Clone, Copy, Debug)]
+pub struct AuthorizeOverride;
+
+/// Request extension: the request comes from another cluster's container sync, so manifests and symlinks are
+/// stored as they arrive, in their internal form (upstream's `swift.slo_override`, `swift.symlink_override`).
+#[derive(Clone, Copy, Debug)]
+pub struct SyncOverride;
+
 /// The environ of a request. Every request inside the pipeline has one; a missing one is treated as
 /// a request that nobody may make.
 pub fn environ(req: &Req) -> Option<&Environ> {
