@@ -1,5 +1,14 @@
 //! The ring: which devices hold which partition.
+//!
+//! [`Ring`] answers lookups, [`Rings`] keeps a node's rings up to date, [`file`] reads and writes
+//! `.ring.gz`. Formats and the order of handoffs are upstream's, as nodes of both kinds must agree on
+//! where data lies. Source: Swift's documentation, `overview_ring`.
 
+pub mod file;
+mod handoffs;
+mod rings;
 mod runtime;
 
-pub use runtime::{Device, Ring};
+pub use handoffs::Handoffs;
+pub use rings::Rings;
+pub use runtime::{Device, NO_DEVICE, Ring};

@@ -1,6 +1,8 @@
 //! Lookups in a finished ring. Source: Swift's documentation, `overview_ring`.
 
+use crate::handoffs::{Handoffs, Totals};
 use caelum_swiftkit::NameHash;
+use std::sync::OnceLock;
 
 /// A device as rings name it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,7 +23,7 @@ pub struct Device {
 /// Absent replica in [`Ring::replica2part2dev`] (fractional replicas).
 pub const NO_DEVICE: u32 = u32::MAX;
 
-/// A loaded ring.
+/// A loaded ring. Its fields are not changed after the first lookup.
 #[derive(Clone, Debug, Default)]
 pub struct Ring {
     /// By id; removed devices leave holes.
@@ -34,9 +36,22 @@ pub struct Ring {
     pub next_part_power: Option<u32>,
     /// Counts changes; 0 when the file does not tell.
     pub version: u64,
+    totals: OnceLock<Totals>,
 }
 
 impl Ring {
+    /// A ring from its parts: devices by id and for each replica the device of each of the `2^part_power`
+    /// partitions.
+    pub fn new(devices: Vec<Option<Device>>, replica2part2dev: Vec<Vec<u32>>, part_power: u32) -> Self {
+        Self { devices, replica2part2dev, part_shift: 32 - part_power.min(32), ..Self::default() }
+    }
+
+    /// The devices that take a partition's data while primaries are away, in the order in which every
+    /// node tries them: no primary, each once.
+    pub fn handoffs(&self, partition: u32) -> Handoffs<'_> {
+        Handoffs::new(self, partition, *self.totals.get_or_init(|| Totals::of(self)))
+    }
+
     /// The partition of a name.
     pub fn partition(&self, hash: &NameHash) -> u32 {
         let top = u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]);
@@ -49,6 +64,16 @@ impl Ring {
 
     pub fn partition_count(&self) -> u32 {
         1 << self.part_power()
+    }
+
+    /// Replicas; the last row of a fractional ring counts by its length.
+    pub fn replicas(&self) -> f64 {
+        match (self.replica2part2dev.first(), self.replica2part2dev.last()) {
+            (Some(first), Some(last)) if !first.is_empty() => {
+                (self.replica2part2dev.len() - 1) as f64 + last.len() as f64 / first.len() as f64
+            }
+            _ => 0.0,
+        }
     }
 
     /// Replicas, rounded up when fractional.

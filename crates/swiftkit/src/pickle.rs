@@ -184,7 +184,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn to_mark(&mut self) -> Res<Vec<Value>> {
+    fn since_mark(&mut self) -> Res<Vec<Value>> {
         let Some(at) = self.stack.iter().rposition(|i| matches!(i, Item::Mark)) else { return bad("a mark is missing") };
         let items: Res<Vec<Value>> = self
             .stack
@@ -283,7 +283,7 @@ impl<'a> Reader<'a> {
                 Ok(())
             }
             b'l' => {
-                let v = self.to_mark()?;
+                let v = self.since_mark()?;
                 self.push(Value::List(v));
                 Ok(())
             }
@@ -292,7 +292,7 @@ impl<'a> Reader<'a> {
                 Ok(())
             }
             b'd' => {
-                let v = self.to_mark()?;
+                let v = self.since_mark()?;
                 self.push(Value::Dict(pairs(v)?));
                 Ok(())
             }
@@ -301,7 +301,7 @@ impl<'a> Reader<'a> {
                 self.extend(vec![v])
             }
             b'e' => {
-                let v = self.to_mark()?;
+                let v = self.since_mark()?;
                 self.extend(v)
             }
             b's' => {
@@ -310,7 +310,7 @@ impl<'a> Reader<'a> {
                 self.update(vec![(k, v)])
             }
             b'u' => {
-                let v = self.to_mark()?;
+                let v = self.since_mark()?;
                 self.update(pairs(v)?)
             }
             b'0' => {
@@ -463,7 +463,7 @@ impl<'a> Reader<'a> {
 }
 
 fn pairs(flat: Vec<Value>) -> Res<Vec<(Value, Value)>> {
-    if flat.len() % 2 != 0 {
+    if !flat.len().is_multiple_of(2) {
         return bad("a value is missing");
     }
     let mut it = flat.into_iter();
