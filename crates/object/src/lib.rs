@@ -4,3 +4,5 @@
 //! way in or the response on its way out, or make requests of its own to what follows it.
 
 pub mod env;
+pub mod http;
+pub mod layers_a;
