@@ -53,15 +53,7 @@ pub struct Environ {
 impl Environ {
     /// A request of the program's own.
     pub fn internal(trans_id: impl Into<String>, source: &'static str) -> Self {
-        Self {
-            trans_id: trans_id.into(),
-            remote: None,
-            caller: None,
-            authorizer: None,
-            is_owner: true,
-            source,
-            internal: true,
-        }
+        Self { trans_id: trans_id.into(), remote: None, caller: None, authorizer: None, is_owner: true, source, internal: true }
     }
 
     /// For a request made on behalf of one already authorized.

@@ -6,3 +6,4 @@
 pub mod env;
 pub mod http;
 pub mod layers_a;
+pub mod proxy;
