@@ -18,7 +18,12 @@ pub struct Caller {
     pub user_name: String,
     pub project_id: Option<String>,
     pub project_name: Option<String>,
+    /// Domains of the user and of the project; `None` for callers that no identity service knows.
+    pub user_domain_id: Option<String>,
+    pub project_domain_id: Option<String>,
     pub roles: Vec<String>,
+    /// Roles of the service that calls on the user's behalf (`X-Service-Token`).
+    pub service_roles: Vec<String>,
     /// Names that ACL entries are matched with (tempauth: `account:user`, `account`, `.admin`).
     pub groups: Vec<String>,
     /// May act on every account (`reseller_admin_role`).
@@ -30,6 +35,12 @@ pub struct Caller {
 #[async_trait]
 pub trait Authorizer: Send + Sync {
     async fn authorize(&self, method: &http::Method, path: &str, environ: &Environ, acl: Option<&str>) -> Option<Resp>;
+
+    /// Whether the request proves that it comes from another container's sync without a realm: it carries
+    /// the container's sync key and a timestamp. Such a request may write objects, whatever the ACL says.
+    fn has_sync_key(&self, _key: &str) -> bool {
+        false
+    }
 }
 
 /// Facts about a request. Set by the outermost layer; inner layers copy it for requests they make.

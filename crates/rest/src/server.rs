@@ -21,6 +21,10 @@ const MAX_CONNECTIONS: usize = 8_192;
 const HEADER_TIME: Duration = Duration::from_secs(20);
 const MAX_HEADERS: usize = 126;
 
+/// Request extension: the other end of the connection, as the kernel says it.
+#[derive(Clone, Copy, Debug)]
+pub struct RemoteAddr(pub SocketAddr);
+
 /// A bound listener.
 pub struct Server {
     listener: TcpListener,
@@ -89,10 +93,10 @@ async fn accept_loop(
             _ = stopped.changed() => return,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let (service, stopped) = (service.clone(), stopped.clone());
                 tokio::spawn(async move {
-                    connection(stream, service, stopped).await;
+                    connection(stream, peer, service, stopped).await;
                     drop(permit);
                 });
             }
@@ -134,7 +138,7 @@ fn refusal(status: StatusCode) -> Response<Body> {
     r
 }
 
-async fn connection(stream: TcpStream, service: Arc<dyn HttpService>, mut stopped: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, peer: SocketAddr, service: Arc<dyn HttpService>, mut stopped: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
     let handler = service_fn(move |req: Request<Incoming>| {
         let service = service.clone();
@@ -142,7 +146,8 @@ async fn connection(stream: TcpStream, service: Arc<dyn HttpService>, mut stoppe
             if let Some(status) = refused(&req) {
                 return Ok::<_, Infallible>(refusal(status));
             }
-            let req = req.map(|b| b.map_err(Into::into).boxed_unsync());
+            let mut req = req.map(|b| b.map_err(Into::into).boxed_unsync());
+            req.extensions_mut().insert(RemoteAddr(peer));
             let response: Response<Body> = service.call(req).await;
             Ok(response)
         }
