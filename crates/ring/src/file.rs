@@ -115,7 +115,7 @@ fn section<'a>(plain: &'a [u8], index: &Value, name: &str) -> Result<&'a [u8]> {
 }
 
 fn table(data: &[u8], width: usize, little: bool, partitions: u32) -> Result<Vec<Vec<u32>>> {
-    if data.len() % width != 0 {
+    if !data.len().is_multiple_of(width) {
         return Err(Error::invalid("the ring ends early"));
     }
     let absent = if width == 2 { u32::from(u16::MAX) } else { u32::MAX };

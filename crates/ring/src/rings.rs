@@ -163,7 +163,12 @@ impl Inner {
     }
 
     fn check(&self) -> Result<()> {
-        self.slots().map(Slot::check).fold(Ok(()), |all, one| all.and(one))
+        let mut first = Ok(());
+        for slot in self.slots() {
+            // Every ring is looked at, whatever became of the one before.
+            first = first.and(slot.check());
+        }
+        first
     }
 }
 
