@@ -94,6 +94,8 @@ impl Value {
 #[derive(Clone, Debug)]
 enum Item {
     Value(Value),
+    /// A dict under construction that was memoized: its finished form is kept for later references.
+    Shared(Value, u64),
     Mark,
     Callable(Callable),
 }
@@ -127,14 +129,16 @@ struct Reader<'a> {
     at: usize,
     stack: Vec<Item>,
     memo: BTreeMap<u64, Item>,
+    done: bool,
 }
 
 /// Reads one pickle. Errors: anything malformed or not plain data.
 pub fn loads(data: &[u8]) -> Res<Value> {
-    let mut r = Reader { data, at: 0, stack: Vec::new(), memo: BTreeMap::new() };
+    let mut r = Reader { data, at: 0, stack: Vec::new(), memo: BTreeMap::new(), done: false };
     loop {
         let op = r.byte()?;
         if op == b'.' {
+            r.done = true;
             return r.pop();
         }
         r.step(op)?;
@@ -179,23 +183,29 @@ impl<'a> Reader<'a> {
 
     fn pop(&mut self) -> Res<Value> {
         match self.stack.pop() {
-            Some(Item::Value(v)) => Ok(v),
+            Some(item @ (Item::Value(_) | Item::Shared(..))) => self.finished(item),
             _ => bad("a value is missing"),
+        }
+    }
+
+    /// The value of an item that leaves the stack.
+    fn finished(&mut self, item: Item) -> Res<Value> {
+        match item {
+            Item::Value(v) => Ok(v),
+            Item::Shared(v, key) => {
+                if !self.done {
+                    self.memo.insert(key, Item::Value(v.clone()));
+                }
+                Ok(v)
+            }
+            _ => bad("a callable where a value belongs"),
         }
     }
 
     fn since_mark(&mut self) -> Res<Vec<Value>> {
         let Some(at) = self.stack.iter().rposition(|i| matches!(i, Item::Mark)) else { return bad("a mark is missing") };
-        let items: Res<Vec<Value>> = self
-            .stack
-            .drain(at..)
-            .skip(1)
-            .map(|i| match i {
-                Item::Value(v) => Ok(v),
-                _ => bad("a callable where a value belongs"),
-            })
-            .collect();
-        items
+        let items = self.stack.split_off(at);
+        items.into_iter().skip(1).map(|i| self.finished(i)).collect()
     }
 
     fn tuple(&mut self, n: usize) -> Res<()> {
@@ -203,9 +213,9 @@ impl<'a> Reader<'a> {
         for _ in 0..n {
             // The array reconstructor's first argument is a class; it says nothing new.
             out.push(match self.stack.pop() {
-                Some(Item::Value(v)) => v,
                 Some(Item::Callable(_)) => Value::None,
-                _ => return bad("a value is missing"),
+                Some(Item::Mark) | None => return bad("a value is missing"),
+                Some(item) => self.finished(item)?,
             });
         }
         out.reverse();
@@ -409,7 +419,7 @@ impl<'a> Reader<'a> {
 
     fn update(&mut self, more: Vec<(Value, Value)>) -> Res<()> {
         match self.stack.last_mut() {
-            Some(Item::Value(Value::Dict(items))) => {
+            Some(Item::Value(Value::Dict(items)) | Item::Shared(Value::Dict(items), _)) => {
                 items.extend(more);
                 Ok(())
             }
@@ -424,10 +434,23 @@ impl<'a> Reader<'a> {
             b'p' => self.line()?.parse().or_else(|_| bad("not a number"))?,
             _ => self.memo.len() as u64,
         };
-        // Containers are memoized while empty and hold what is added afterwards; a later reference
-        // to one would mean shared data, which no file of Swift's has.
-        let Some(top) = self.stack.last().cloned() else { return bad("a value is missing") };
-        self.memo.insert(key, top);
+        // Containers are memoized while empty and hold what is added afterwards. A dict that is referred
+        // to again (a builder's removed devices) is copied when it is complete; lists never are.
+        let Some(top) = self.stack.last_mut() else { return bad("a value is missing") };
+        match top {
+            Item::Value(Value::Dict(items)) => {
+                let dict = Value::Dict(std::mem::take(items));
+                *top = Item::Shared(dict, key);
+                self.memo.insert(key, Item::Mark);
+            }
+            Item::Value(Value::List(_)) => {
+                self.memo.insert(key, Item::Mark);
+            }
+            other => {
+                let copy = other.clone();
+                self.memo.insert(key, copy);
+            }
+        }
         Ok(())
     }
 
@@ -438,7 +461,7 @@ impl<'a> Reader<'a> {
             _ => self.line()?.parse().or_else(|_| bad("not a number"))?,
         };
         let Some(item) = self.memo.get(&key).cloned() else { return bad("unknown reference") };
-        if matches!(&item, Item::Value(Value::List(_) | Value::Dict(_))) {
+        if matches!(&item, Item::Mark | Item::Shared(..)) {
             return bad("shared containers");
         }
         self.stack.push(item);
@@ -617,6 +640,15 @@ mod tests {
         assert_eq!(v.get("name"), Some(&Value::Bytes(b"/a".to_vec())));
         assert_eq!(v.get("t"), Some(&Value::Tuple(vec![Value::str("x"), Value::Int(300)])));
         assert_eq!(v.get("n").unwrap().items().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn a_dict_referred_to_again() {
+        // d = {'id': 1}; pickle.dumps({'devs': [None, d], 'r': [d]}, 2)
+        let p2 = b"\x80\x02}q\x00(X\x04\x00\x00\x00devsq\x01]q\x02(N}q\x03X\x02\x00\x00\x00idq\x04K\x01seX\x01\x00\x00\x00rq\x05]q\x06h\x03au.";
+        let v = loads(p2).unwrap();
+        assert_eq!(v.get("r").unwrap().items().unwrap()[0].get("id"), Some(&Value::Int(1)));
+        assert_eq!(v.get("devs").unwrap().items().unwrap()[1].get("id"), Some(&Value::Int(1)));
     }
 
     #[test]
