@@ -6,9 +6,12 @@
 
 pub mod file;
 mod handoffs;
+mod python;
 mod rings;
 mod runtime;
+mod write;
 
 pub use handoffs::Handoffs;
 pub use rings::Rings;
 pub use runtime::{Device, NO_DEVICE, Ring};
+pub use write::{Version, encode, save};
