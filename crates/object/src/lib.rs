@@ -7,3 +7,6 @@ pub mod env;
 pub mod http;
 pub mod layers_a;
 pub mod proxy;
+
+#[cfg(test)]
+pub mod testing;
