@@ -116,7 +116,7 @@ impl FakeStore {
     }
 
     async fn answer(self, req: Req) -> Resp {
-        let (parts, body) = req.into_parts();
+        let (mut parts, body) = req.into_parts();
         let target = parts.uri.path_and_query().map(|p| p.as_str().to_string()).unwrap_or_default();
         let request = format!("{} {}", parts.method, parts.uri.path());
         let fault = {
@@ -136,7 +136,11 @@ impl FakeStore {
                 return refusal;
             }
         }
-        let Ok(body) = body.collect().await.map(http_body_util::Collected::to_bytes) else { return error(499) };
+        let Ok(collected) = body.collect().await else { return error(499) };
+        for (n, v) in collected.trailers().into_iter().flatten().filter(|_| parts.extensions.get::<crate::env::Footers>().is_some()) {
+            parts.headers.insert(n.clone(), v.clone());
+        }
+        let body = collected.to_bytes();
         if let Some(status) = fault {
             return error(status);
         }
