@@ -6,6 +6,7 @@
 pub mod env;
 pub mod http;
 pub mod layers_a;
+pub mod layers_b;
 pub mod proxy;
 
 #[cfg(test)]

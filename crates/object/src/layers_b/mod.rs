@@ -1,0 +1,7 @@
+//! Layers that sign, present, limit, encrypt and rename: temporary URLs, form uploads, static web sites, quotas,
+//! rate limits, encryption at rest, container sync, domain names and small switches.
+//!
+//! Each takes the next layer and answers, changes or passes on. Source for what clients see: Swift's
+//! documentation of its middleware and API, and its behaviour.
+
+pub mod crypto;
