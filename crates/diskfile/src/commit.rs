@@ -1,0 +1,153 @@
+//! Making names durable: one thread per device takes all directories that wait and syncs them in one
+//! go, while the next ones queue.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Directories of one write, and who waits for them.
+struct Job {
+    dirs: Vec<File>,
+    done: oneshot::Sender<io::Result<()>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: Vec<Job>,
+    running: bool,
+}
+
+/// A device's queue. The thread starts with the first write and ends when nothing came for a while.
+#[derive(Clone, Default)]
+pub(crate) struct Syncer(Arc<(Mutex<Queue>, Condvar)>);
+
+/// A thread without work ends after this time.
+const IDLE: Duration = Duration::from_secs(10);
+/// Writes made durable in one go.
+const MAX_BATCH: usize = 1024;
+
+fn lock(m: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A write whose name is not durable yet. It must not be acknowledged before [`Self::wait`] has said so.
+#[must_use = "a write is durable only once it has been waited for"]
+pub struct Pending(Option<oneshot::Receiver<io::Result<()>>>);
+
+impl Pending {
+    pub(crate) fn done() -> Self {
+        Self(None)
+    }
+
+    /// Waits until the write survives a power loss. Errors: the device's.
+    pub async fn wait(self) -> io::Result<()> {
+        match self.0 {
+            None => Ok(()),
+            Some(rx) => rx.await.unwrap_or_else(|_| Err(io::Error::other("the syncing thread ended"))),
+        }
+    }
+
+    /// As [`Self::wait`], for threads that may block.
+    pub fn wait_blocking(self) -> io::Result<()> {
+        match self.0 {
+            None => Ok(()),
+            Some(rx) => rx.blocking_recv().unwrap_or_else(|_| Err(io::Error::other("the syncing thread ended"))),
+        }
+    }
+}
+
+impl Syncer {
+    /// Queues open directories.
+    pub fn submit(&self, dirs: Vec<File>) -> Pending {
+        let (done, rx) = oneshot::channel();
+        let (queue, wake) = &*self.0;
+        let mut q = lock(queue);
+        q.jobs.push(Job { dirs, done });
+        if q.running {
+            wake.notify_one();
+        } else {
+            q.running = true;
+            let shared = self.0.clone();
+            let started = std::thread::Builder::new().name("object-sync".into()).spawn(move || run(&shared));
+            if let Err(e) = started {
+                q.running = false;
+                let jobs = std::mem::take(&mut q.jobs);
+                drop(q);
+                tracing::warn!(error = %e, "no thread for syncing");
+                sync_batch(jobs);
+            }
+        }
+        Pending(Some(rx))
+    }
+}
+
+fn run(shared: &(Mutex<Queue>, Condvar)) {
+    let (queue, wake) = shared;
+    loop {
+        let mut q = lock(queue);
+        if q.jobs.is_empty() {
+            let (guard, _) = wake.wait_timeout_while(q, IDLE, |q| q.jobs.is_empty()).unwrap_or_else(PoisonError::into_inner);
+            q = guard;
+            if q.jobs.is_empty() {
+                q.running = false;
+                return;
+            }
+        }
+        let n = q.jobs.len().min(MAX_BATCH);
+        let batch: Vec<Job> = q.jobs.drain(..n).collect();
+        drop(q);
+        sync_batch(batch);
+    }
+}
+
+/// The newest first: on a journal that is one sequence, syncing it has synced the ones before, and
+/// asking for those costs next to nothing.
+fn sync_batch(batch: Vec<Job>) {
+    for job in batch.into_iter().rev() {
+        let result = job.dirs.iter().try_for_each(File::sync_all);
+        // The writer may have gone away; its write is durable all the same.
+        let _ = job.done.send(result);
+    }
+}
+
+/// Creates a directory and those above it as needed; gives the ones that changed: `dir` and the parents of
+/// created ones, deepest first.
+pub(crate) fn make_dirs(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut changed = vec![dir.to_path_buf()];
+    let mut missing = Vec::new();
+    let mut at = dir;
+    loop {
+        match std::fs::create_dir(at) {
+            Ok(()) => break,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                if missing.is_empty() {
+                    return Ok(changed);
+                }
+                // Appeared in between.
+                return finish(missing, changed);
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                missing.push(at.to_path_buf());
+                at = at.parent().ok_or(e)?;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    changed.extend(at.parent().map(Path::to_path_buf));
+    finish(missing, changed)
+}
+
+fn finish(missing: Vec<PathBuf>, mut changed: Vec<PathBuf>) -> io::Result<Vec<PathBuf>> {
+    for d in missing.into_iter().rev() {
+        match std::fs::create_dir(&d) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+        changed.extend(d.parent().map(Path::to_path_buf));
+    }
+    Ok(changed)
+}

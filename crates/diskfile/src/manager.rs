@@ -1,0 +1,223 @@
+use crate::commit::Syncer;
+use crate::lock::{DirLock, lock_dir};
+use crate::{DiskError, DiskResult};
+use caelum_base::Env;
+use caelum_swiftkit::{StoragePolicy, SwiftConf, Timestamp, to_hex};
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+/// Space that stays free on every device.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Reserve {
+    Bytes(u64),
+    /// Of the device's capacity, 0 to 100.
+    Percent(f64),
+}
+
+impl Reserve {
+    /// `fallocate_reserve` as operators write it: `1%` or bytes.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.trim().strip_suffix('%') {
+            Some(p) => p.trim().parse().ok().filter(|p| (0.0..=100.0).contains(p)).map(Self::Percent),
+            None => text.trim().parse().ok().map(Self::Bytes),
+        }
+    }
+}
+
+/// How devices are used. The defaults are upstream's.
+#[derive(Clone)]
+pub struct Config {
+    /// Directory of the devices (`/srv/node`).
+    pub devices: PathBuf,
+    pub swift: Arc<SwiftConf>,
+    pub env: Env,
+    /// Serve only devices that are mount points.
+    pub mount_check: bool,
+    /// Tombstones older than this are removed.
+    pub reclaim_age: Duration,
+    /// Fragments that never became durable are kept at least this long after they were written.
+    pub commit_window: Duration,
+    pub reserve: Reserve,
+    /// Large files are made durable each time this many bytes were written.
+    pub bytes_per_sync: u64,
+    /// Objects above this size are dropped from the page cache once read or written.
+    pub keep_cache_size: u64,
+    pub replication_lock_timeout: Duration,
+    /// Concurrent incoming replications per device; 0: no limit.
+    pub replication_concurrency_per_device: usize,
+}
+
+impl Config {
+    pub fn new(devices: impl Into<PathBuf>, swift: Arc<SwiftConf>, env: Env) -> Self {
+        Self {
+            devices: devices.into(),
+            swift,
+            env,
+            mount_check: true,
+            reclaim_age: Duration::from_secs(7 * 86_400),
+            commit_window: Duration::from_secs(60),
+            reserve: Reserve::Percent(1.0),
+            bytes_per_sync: 512 << 20,
+            keep_cache_size: 5 << 20,
+            replication_lock_timeout: Duration::from_secs(15),
+            replication_concurrency_per_device: 1,
+        }
+    }
+}
+
+/// What may be relied on of a device's file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FsKind {
+    /// The journal is one ordered sequence whose writes flush the data device first: once a file's data has
+    /// reached the device, making its name durable makes all durable.
+    Xfs,
+    /// Files and directories are made durable one by one.
+    Other,
+}
+
+/// A device that was there when it was asked for.
+pub(crate) struct Device {
+    pub path: PathBuf,
+    pub kind: FsKind,
+    /// `O_TMPFILE` has not failed yet.
+    pub tmpfile: AtomicBool,
+    pub syncer: Syncer,
+    dev: u64,
+}
+
+/// All devices of one node. Everything on it blocks; call it from threads that may.
+pub struct Manager {
+    pub config: Config,
+    known: RwLock<HashMap<String, Arc<Device>>>,
+}
+
+impl Manager {
+    pub fn new(config: Config) -> Arc<Self> {
+        Arc::new(Self { config, known: RwLock::default() })
+    }
+
+    pub fn now(&self) -> Timestamp {
+        Timestamp::at(self.config.env.now())
+    }
+
+    /// Names of the directories that are devices, available or not, in order.
+    pub fn device_names(&self) -> Vec<String> {
+        let mut out: Vec<String> = list_dir(&self.config.devices).unwrap_or_default();
+        out.retain(|n| valid_device(n) && self.config.devices.join(n).is_dir());
+        out.sort();
+        out
+    }
+
+    /// The device's directory. Errors: `DeviceUnavailable`.
+    pub fn device_path(&self, device: &str) -> DiskResult<PathBuf> {
+        let path = self.config.devices.join(device);
+        let ok = valid_device(device) && if self.config.mount_check { is_mount(&path) } else { path.is_dir() };
+        if ok { Ok(path) } else { Err(DiskError::DeviceUnavailable) }
+    }
+
+    pub(crate) fn device(&self, name: &str) -> DiskResult<Arc<Device>> {
+        let path = self.device_path(name)?;
+        let dev = std::fs::metadata(&path)?.dev();
+        if let Some(d) = self.known.read().expect("no holder of this lock panics").get(name).filter(|d| d.dev == dev) {
+            return Ok(d.clone());
+        }
+        let kind = fs_kind(&path)?;
+        let device = Arc::new(Device { path, kind, tmpfile: AtomicBool::new(true), syncer: Syncer::default(), dev });
+        self.known.write().expect("no holder of this lock panics").insert(name.to_string(), device.clone());
+        Ok(device)
+    }
+
+    /// `DEVICES/DEVICE/objects[-N]/PARTITION`; says nothing of whether it exists.
+    pub fn partition_path(&self, device: &str, policy: &StoragePolicy, partition: &str) -> PathBuf {
+        self.config.devices.join(device).join(policy.dir("objects")).join(partition)
+    }
+
+    /// Directory of one object by its hash in hex.
+    pub fn hash_dir(&self, device: &str, policy: &StoragePolicy, partition: &str, hash: &str) -> PathBuf {
+        let suffix = hash.get(hash.len().saturating_sub(3)..).unwrap_or(hash);
+        let mut path = self.partition_path(device, policy, partition);
+        path.push(suffix);
+        path.push(hash);
+        path
+    }
+
+    /// MD5 of an object's name in hex.
+    pub fn object_hash(&self, account: &str, container: &str, object: &str) -> String {
+        to_hex(&self.config.swift.hash.object(account, container, object))
+    }
+
+    /// Errors: `Invalid`.
+    pub fn policy(&self, index: u32) -> DiskResult<&StoragePolicy> {
+        self.config.swift.policies.get(index).ok_or_else(|| DiskError::Invalid(format!("No policy with index {index}")))
+    }
+
+    /// Held while replicating into a partition, or while removing one that was handed over.
+    pub fn partition_lock(&self, device: &str, policy: &StoragePolicy, partition: &str, name: &str) -> DiskResult<DirLock> {
+        self.device_path(device)?;
+        lock_dir(&self.partition_path(device, policy, partition), name, 1, self.config.replication_lock_timeout)
+    }
+
+    /// The partition's replication lock and one of the device's places for incoming replication.
+    pub fn replication_lock(&self, device: &str, policy: &StoragePolicy, partition: &str) -> DiskResult<(DirLock, Option<DirLock>)> {
+        let start = Instant::now();
+        let part = self.partition_lock(device, policy, partition, "replication")?;
+        let limit = self.config.replication_concurrency_per_device;
+        if limit == 0 {
+            return Ok((part, None));
+        }
+        let left = self.config.replication_lock_timeout.saturating_sub(start.elapsed());
+        Ok((part, Some(lock_dir(&self.device_path(device)?, "", limit, left)?)))
+    }
+}
+
+/// Letters, digits, `_.-~`: what stands unquoted in a URL.
+pub(crate) fn valid_device(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-~".contains(&b))
+}
+
+/// A mount point, or a link to a directory with a file `.ismount` in it.
+pub(crate) fn is_mount(path: &Path) -> bool {
+    let Ok(here) = path.symlink_metadata() else { return false };
+    if here.file_type().is_symlink() {
+        return path.join(".ismount").is_file();
+    }
+    let Ok(above) = path.join("..").symlink_metadata() else { return false };
+    here.dev() != above.dev() || here.ino() == above.ino() || path.join(".ismount").is_file()
+}
+
+const XFS_MAGIC: i64 = 0x5846_5342;
+
+fn fs_kind(path: &Path) -> DiskResult<FsKind> {
+    let magic = rustix::fs::statfs(path).map_err(DiskError::from)?.f_type as i64;
+    if magic != XFS_MAGIC {
+        return Ok(FsKind::Other);
+    }
+    // Data on a separate realtime device is not flushed by the journal's writes.
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let realtime = mounts.lines().any(|l| l.split(' ').nth(3).is_some_and(|o| o.split(',').any(|o| o.starts_with("rtdev="))));
+    Ok(if realtime { FsKind::Other } else { FsKind::Xfs })
+}
+
+/// Names in a directory, unordered; those that are not UTF-8 are none of ours and left out.
+pub(crate) fn list_dir(path: &Path) -> std::io::Result<Vec<String>> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        if let Ok(name) = entry?.file_name().into_string() {
+            out.push(name);
+        }
+    }
+    Ok(out)
+}
+
+/// As [`list_dir`], with nothing for a directory that is not there or not one.
+pub(crate) fn list_or_empty(path: &Path) -> std::io::Result<Vec<String>> {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    match list_dir(path) {
+        Err(e) if matches!(e.kind(), NotFound | NotADirectory) => Ok(Vec::new()),
+        other => other,
+    }
+}

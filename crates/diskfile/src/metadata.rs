@@ -1,0 +1,223 @@
+//! An object's metadata and its place in extended attributes.
+//!
+//! On disk: a pickle (protocol 2) of a dict of bytes to bytes, cut in pieces of 64 KiB over `user.swift.metadata`, `user.swift.metadata1`, …; its MD5 in hex in
+//! `user.swift.metadata_checksum`. Keys and values are header text: each byte of a header stands
+//! as one character, encoded as UTF-8 (so `é`, two bytes in the header, takes four on disk). The
+//! exception is `name`, which is plain UTF-8. Pickles written under Python 2 hold the header's bytes as
+//! they are.
+
+use crate::{DiskError, DiskResult};
+use caelum_swiftkit::pickle::{self, Value};
+use caelum_swiftkit::{Timestamp, md5_hex};
+use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
+use rustix::io::Errno;
+use std::os::fd::AsFd;
+
+const KEY: &str = "user.swift.metadata";
+const CHECKSUM: &str = "user.swift.metadata_checksum";
+const PIECE: usize = 65_536;
+/// Largest metadata read: upstream's limits on headers stay far below.
+const MAX_BYTES: usize = 4 << 20;
+
+/// Metadata of an object: names in title case as `X-Object-Meta-Colour`, values as header text where each
+/// character stands for one byte. `name` alone is UTF-8.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata(Vec<(String, String)>);
+
+impl Metadata {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// By name, letter case ignored (the stored case is upstream's, of which `ETag` is irregular).
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| v.as_str())
+    }
+
+    pub fn timestamp(&self, key: &str) -> Option<Timestamp> {
+        self.get(key).and_then(Timestamp::parse)
+    }
+
+    /// Sets or replaces, letter case of the name ignored.
+    pub fn set(&mut self, key: &str, value: impl Into<String>) {
+        match self.0.iter_mut().find(|(k, _)| k.eq_ignore_ascii_case(key)) {
+            Some(entry) => *entry = (key.to_string(), value.into()),
+            None => self.0.push((key.to_string(), value.into())),
+        }
+    }
+
+    pub fn remove(&mut self, key: &str) -> Option<String> {
+        let at = self.0.iter().position(|(k, _)| k.eq_ignore_ascii_case(key))?;
+        Some(self.0.remove(at).1)
+    }
+
+    pub fn contains(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// `/account/container/object`.
+    pub fn name(&self) -> Option<&str> {
+        self.get("name")
+    }
+
+    fn to_pickle(&self) -> Vec<u8> {
+        let bytes = |s: &str| Value::Bytes(s.as_bytes().to_vec());
+        pickle::dumps(&Value::Dict(self.0.iter().map(|(k, v)| (bytes(k), bytes(v))).collect()))
+    }
+
+    fn from_pickle(raw: &[u8]) -> Result<Self, String> {
+        // What Python 3 wrote begins with the call that makes bytes of text.
+        let py3 = raw.get(..raw.len().min(32)).unwrap_or(&[]).windows(14).any(|w| w == b"_codecs\nencode");
+        let Value::Dict(items) = pickle::loads(raw).map_err(|e| e.to_string())? else {
+            return Err("not a dict".into());
+        };
+        let mut out = Vec::with_capacity(items.len());
+        for (k, v) in items {
+            let name = matches!(&k, Value::Bytes(b) if b == b"name") || matches!(&k, Value::Str(s) if s == "name");
+            out.push((text(k, py3)?, text(v, py3 || name)?));
+        }
+        Ok(Self(out))
+    }
+}
+
+impl FromIterator<(String, String)> for Metadata {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(items: I) -> Self {
+        let mut out = Self::new();
+        for (k, v) in items {
+            out.set(&k, v);
+        }
+        out
+    }
+}
+
+fn text(v: Value, utf8: bool) -> Result<String, String> {
+    match v {
+        Value::Str(s) => Ok(s),
+        // Bytes that are not UTF-8 predate upstream's rule; each becomes one character.
+        Value::Bytes(b) if utf8 => Ok(String::from_utf8(b).unwrap_or_else(|e| latin1(e.as_bytes()))),
+        Value::Bytes(b) => Ok(latin1(&b)),
+        Value::Int(i) => Ok(i.to_string()),
+        other => Err(format!("neither text nor bytes: {other:?}")),
+    }
+}
+
+/// Header bytes as text of one character per byte.
+pub fn latin1(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| char::from(*b)).collect()
+}
+
+/// The inverse of [`latin1`]; characters beyond are written as UTF-8.
+pub fn header_bytes(text: &str) -> Vec<u8> {
+    if text.is_ascii() {
+        return text.as_bytes().to_vec();
+    }
+    let mut out = Vec::with_capacity(text.len());
+    for c in text.chars() {
+        match u8::try_from(u32::from(c)) {
+            Ok(b) => out.push(b),
+            Err(_) => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    out
+}
+
+/// Why metadata was not read.
+#[derive(Debug)]
+pub(crate) enum ReadError {
+    NotSupported,
+    /// Checksum or pickle: the file is to be quarantined.
+    Bad(String),
+    Io(Errno),
+}
+
+fn get_attr(fd: impl AsFd, key: &str, out: &mut Vec<u8>) -> Result<(), Errno> {
+    let mut piece = [0_u8; 2048];
+    match fgetxattr(&fd, key, &mut piece[..]) {
+        Ok(n) => {
+            out.extend_from_slice(piece.get(..n).unwrap_or(&[]));
+            Ok(())
+        }
+        Err(Errno::RANGE) => {
+            let mut piece = vec![0_u8; PIECE];
+            let n = fgetxattr(&fd, key, piece.as_mut_slice())?;
+            out.extend_from_slice(piece.get(..n).unwrap_or(&[]));
+            Ok(())
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// The pickle of an open file, checked against its checksum where there is one.
+fn read_raw(fd: impl AsFd) -> Result<Vec<u8>, ReadError> {
+    let mut sum = Vec::new();
+    match get_attr(&fd, CHECKSUM, &mut sum) {
+        Ok(()) | Err(Errno::NODATA) => {}
+        Err(Errno::NOTSUP) => return Err(ReadError::NotSupported),
+        Err(e) => return Err(ReadError::Io(e)),
+    }
+    let mut raw = Vec::new();
+    let mut computed = String::new();
+    let mut i = 0;
+    while raw.len() <= MAX_BYTES {
+        let result = if i == 0 { get_attr(&fd, KEY, &mut raw) } else { get_attr(&fd, &format!("{KEY}{i}"), &mut raw) };
+        match result {
+            Ok(()) => {}
+            Err(Errno::NODATA) => break,
+            Err(e) => return Err(ReadError::Io(e)),
+        }
+        // A matching checksum saves asking for another piece.
+        if !sum.is_empty() {
+            computed = md5_hex(&raw);
+            if computed.as_bytes() == sum {
+                return Ok(raw);
+            }
+        }
+        i += 1;
+    }
+    if sum.is_empty() {
+        return Ok(raw);
+    }
+    let stored = String::from_utf8_lossy(&sum);
+    Err(ReadError::Bad(format!("Metadata checksum mismatch: stored checksum='{stored}', computed='{computed}'")))
+}
+
+/// Reads the metadata of an open file.
+pub(crate) fn read(fd: impl AsFd) -> Result<Metadata, ReadError> {
+    Metadata::from_pickle(&read_raw(fd)?).map_err(|e| ReadError::Bad(format!("Exception reading metadata: {e}")))
+}
+
+/// Writes metadata to an open file.
+pub(crate) fn write(fd: impl AsFd, metadata: &Metadata) -> DiskResult<()> {
+    let raw = metadata.to_pickle();
+    let set = |key: &str, value: &[u8]| fsetxattr(&fd, key, value, XattrFlags::empty()).map_err(|e| DiskError::from_write(e.into()));
+    for (i, piece) in raw.chunks(PIECE).enumerate() {
+        if i == 0 {
+            set(KEY, piece)?;
+        } else {
+            set(&format!("{KEY}{i}"), piece)?;
+        }
+    }
+    set(CHECKSUM, md5_hex(&raw).as_bytes())
+}
+
+/// Adds the checksum to a file that predates it; `false` when it has one.
+pub(crate) fn add_checksum(fd: impl AsFd) -> DiskResult<bool> {
+    if get_attr(&fd, CHECKSUM, &mut Vec::new()).is_ok() {
+        return Ok(false);
+    }
+    let Ok(raw) = read_raw(&fd) else { return Ok(false) };
+    fsetxattr(&fd, CHECKSUM, md5_hex(&raw).as_bytes(), XattrFlags::empty())?;
+    Ok(true)
+}
