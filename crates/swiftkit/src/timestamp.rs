@@ -103,22 +103,27 @@ impl Timestamp {
         caelum_base::Timestamp(micros).iso_micros()
     }
 
+    /// Like [`Self::internal`] with the offset's leading zeros left out: the first part of
+    /// [`Self::encode`].
+    pub fn short(self) -> String {
+        if self.offset == 0 { self.normal() } else { format!("{}_{:x}", self.normal(), self.offset) }
+    }
+
     /// `t1` with later ones as differences (`t1+1a+0`): the container's object rows carry created,
-    /// content-type and metadata time in one column. Later ones equal to the one before are left
-    /// out at the end.
+    /// content-type and metadata time in one column. Differences that are all zero are left out;
+    /// otherwise one stands for each time given. The text enters the container's hash, so it must
+    /// be the same on every node.
     pub fn encode(t1: Self, t2: Option<Self>, t3: Option<Self>) -> String {
-        let t2 = t2.unwrap_or(t1);
-        let t3 = t3.unwrap_or(t2);
-        if t2 == t1 && t3 == t2 {
-            return t1.internal();
+        let mut out = t1.short();
+        let Some(t2) = t2 else { return out };
+        let deltas = [Some((t1, t2)), t3.map(|t3| (t2, t3))];
+        if deltas.iter().flatten().all(|(from, to)| from.raw == to.raw) {
+            return out;
         }
-        let delta = |from: Self, to: Self| {
-            let d = i128::from(to.raw) - i128::from(from.raw);
-            if d < 0 { format!("-{:x}", -d) } else { format!("+{d:x}") }
-        };
-        let mut out = format!("{}{}", t1.internal(), delta(t1, t2));
-        if t3 != t2 {
-            out.push_str(&delta(t2, t3));
+        for (from, to) in deltas.into_iter().flatten() {
+            let sign = if to.raw < from.raw { '-' } else { '+' };
+            out.push(sign);
+            out.push_str(&format!("{:x}", to.raw.abs_diff(from.raw)));
         }
         out
     }
@@ -138,8 +143,10 @@ impl Timestamp {
             let tail = rest.get(1..)?;
             let end = tail.find(['+', '-']).unwrap_or(tail.len());
             let d = i128::from(u64::from_str_radix(tail.get(..end)?, 16).ok()?);
-            let raw = i128::from(times[i - 1].raw) + if negative { -d } else { d };
-            times[i] = Self { raw: u64::try_from(raw).ok()?, offset: 0 };
+            if d != 0 {
+                let raw = i128::from(times[i - 1].raw) + if negative { -d } else { d };
+                times[i] = Self { raw: u64::try_from(raw).ok()?, offset: 0 };
+            }
             rest = tail.get(end..)?;
         }
         rest.is_empty().then_some((times[0], times[1], times[2]))
@@ -190,5 +197,11 @@ mod tests {
         assert_eq!(Timestamp::encode(t, Some(u), Some(v)), "1402463942.05535+10-6");
         assert_eq!(Timestamp::decode("1402463942.05535+10-6"), Some((t, u, v)));
         assert_eq!(Timestamp::decode(&Timestamp::encode(t, Some(t), Some(u))), Some((t, t, u)));
+        assert_eq!(Timestamp::encode(t, Some(u), Some(u)), "1402463942.05535+10+0");
+        assert_eq!(Timestamp::encode(t, Some(u), None), "1402463942.05535+10");
+        assert_eq!(Timestamp::encode(t, Some(t), Some(t)), "1402463942.05535");
+        let o = t.with_offset(10);
+        assert_eq!(Timestamp::encode(o, Some(o), Some(o)), "1402463942.05535_a");
+        assert_eq!(Timestamp::decode("1402463942.05535_a+0+10"), Some((o, o, u)));
     }
 }
