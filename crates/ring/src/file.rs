@@ -25,8 +25,18 @@ pub fn load(path: &Path) -> Result<Ring> {
     parse(&compressed).map_err(|e| Error::invalid(format!("{}: {e}", path.display())))
 }
 
+/// A ring file's version, bytes per device id, and the ring. Blocks. Errors as [`load`].
+pub fn describe(path: &Path) -> Result<(u64, usize, Ring)> {
+    let compressed = std::fs::read(path).map_err(|e| Error::unavailable(format!("{}: {e}", path.display())))?;
+    parse_whole(&compressed).map_err(|e| Error::invalid(format!("{}: {e}", path.display())))
+}
+
 /// Reads the bytes of a ring file. Errors: `Invalid`.
 pub fn parse(compressed: &[u8]) -> Result<Ring> {
+    parse_whole(compressed).map(|(_, _, ring)| ring)
+}
+
+fn parse_whole(compressed: &[u8]) -> Result<(u64, usize, Ring)> {
     let mut plain = Vec::new();
     flate2::read::GzDecoder::new(compressed)
         .take(MAX_PLAIN + 1)
@@ -40,8 +50,8 @@ pub fn parse(compressed: &[u8]) -> Result<Ring> {
         return Err(Error::invalid("not a ring file"));
     }
     match number(&mut rest, 2)? {
-        1 => parse_v1(rest),
-        2 => parse_v2(&plain),
+        1 => Ok((1, 2, parse_v1(rest)?)),
+        2 => parse_v2(&plain).map(|(width, ring)| (2, width, ring)),
         n => Err(Error::invalid(format!("ring version {n} is not known"))),
     }
 }
@@ -78,7 +88,7 @@ fn parse_v1(mut rest: &[u8]) -> Result<Ring> {
     checked(ring)
 }
 
-fn parse_v2(plain: &[u8]) -> Result<Ring> {
+fn parse_v2(plain: &[u8]) -> Result<(usize, Ring)> {
     // The index is found from the end; sections lie where it says.
     let mut tail = plain.get(plain.len().saturating_sub(16)..).unwrap_or(&[]);
     let start = usize::try_from(number(&mut tail, 8)?).unwrap_or(usize::MAX);
@@ -93,7 +103,7 @@ fn parse_v2(plain: &[u8]) -> Result<Ring> {
         Some(n) => return Err(Error::invalid(format!("device ids of {n} bytes"))),
     };
     ring.replica2part2dev = table(section("swift/ring/assignments")?, width, false, ring.partition_count())?;
-    checked(ring)
+    Ok((width, checked(ring)?))
 }
 
 fn section<'a>(plain: &'a [u8], index: &Value, name: &str) -> Result<&'a [u8]> {

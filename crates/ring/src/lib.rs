@@ -4,6 +4,8 @@
 //! `.ring.gz`. Formats and the order of handoffs are upstream's, as nodes of both kinds must agree on
 //! where data lies. Source: Swift's documentation, `overview_ring`.
 
+pub mod builder;
+pub mod cli;
 pub mod file;
 mod handoffs;
 mod python;
