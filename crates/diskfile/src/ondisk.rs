@@ -106,7 +106,7 @@ pub fn resolve(names: &[String], policy: &StoragePolicy, wish: &FragWish) -> OnD
     }
     for list in kinds.all() {
         // Stable, as upstream's: files of one time stay in the order they were listed in.
-        list.sort_by(|a, b| b.timestamp.cmp(&a.timestamp));
+        list.sort_by_key(|f| std::cmp::Reverse(f.timestamp));
     }
     tombstones(&mut kinds, &mut out);
     metas(&mut kinds, &mut out);
@@ -137,7 +137,7 @@ fn metas(kinds: &mut Kinds, out: &mut OnDisk) {
     }
     let mut retain = 1;
     if let Some(rest) = list.get_mut(1..).filter(|r| !r.is_empty()) {
-        rest.sort_by(|a, b| b.ctype_timestamp.cmp(&a.ctype_timestamp));
+        rest.sort_by_key(|f| std::cmp::Reverse(f.ctype_timestamp));
         if list[1].ctype_timestamp > list[0].ctype_timestamp {
             if list[1].timestamp == list[0].timestamp {
                 list.swap(0, 1);

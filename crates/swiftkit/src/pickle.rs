@@ -111,6 +111,10 @@ enum Callable {
     /// `array._array_reconstructor(array.array, code, format, bytes)`.
     ArrayReconstructor,
     OrderedDict,
+    /// `dict`, and Swift's dict of headers; its content follows.
+    Dict,
+    /// `copyreg._reconstructor(class, dict, content)`: the headers' dict in protocol 0.
+    Reconstructor,
 }
 
 fn callable(module: &str, name: &str) -> Res<Callable> {
@@ -120,6 +124,8 @@ fn callable(module: &str, name: &str) -> Res<Callable> {
         ("array", "array") => Ok(Callable::Array),
         ("array", "_array_reconstructor") => Ok(Callable::ArrayReconstructor),
         ("collections", "OrderedDict") => Ok(Callable::OrderedDict),
+        ("swift.common.header_key_dict", "HeaderKeyDict") | ("__builtin__" | "builtins", "dict") => Ok(Callable::Dict),
+        ("copy_reg" | "copyreg", "_reconstructor") => Ok(Callable::Reconstructor),
         _ => bad(format!("{module}.{name} is not plain data")),
     }
 }
@@ -336,7 +342,7 @@ impl<'a> Reader<'a> {
                 Ok(())
             }
             0x93 => self.stack_global(),
-            b'R' => self.reduce(),
+            b'R' | 0x81 => self.reduce(),
             _ => bad(format!("opcode {op:#x}")),
         }
     }
@@ -390,11 +396,14 @@ impl<'a> Reader<'a> {
     }
 
     fn quoted(&mut self, op: u8) -> Res<()> {
-        let text = self.line()?;
         if op == b'V' {
-            self.push(Value::str(text));
+            let rest = &self.data[self.at..];
+            let Some(n) = rest.iter().position(|b| *b == b'\n') else { return bad("ends early") };
+            self.at += n + 1;
+            self.push(Value::Str(raw_unicode_escape(&rest[..n])?));
             return Ok(());
         }
+        let text = self.line()?;
         let inner = text.strip_prefix(['\'', '"']).and_then(|t| t.strip_suffix(['\'', '"']));
         match inner {
             Some(t) if !t.contains('\\') => self.push(Value::Bytes(t.as_bytes().to_vec())),
@@ -485,6 +494,29 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Text of protocol 0: Latin-1 with `\uXXXX` and `\UXXXXXXXX` for everything else and for the backslash.
+fn raw_unicode_escape(bytes: &[u8]) -> Res<String> {
+    let mut out = String::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(b) = bytes.get(at) {
+        let digits = match (b, bytes.get(at + 1)) {
+            (b'\\', Some(b'u')) => 4,
+            (b'\\', Some(b'U')) => 8,
+            _ => {
+                out.push(char::from(*b));
+                at += 1;
+                continue;
+            }
+        };
+        let hex = bytes.get(at + 2..at + 2 + digits).and_then(|h| std::str::from_utf8(h).ok());
+        let Some(code) = hex.and_then(|h| u32::from_str_radix(h, 16).ok()) else { return bad("escaped text of protocol 0") };
+        // Lone surrogates cannot be kept in a String.
+        out.push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
+        at += 2 + digits;
+    }
+    Ok(out)
+}
+
 fn pairs(flat: Vec<Value>) -> Res<Vec<(Value, Value)>> {
     if !flat.len().is_multiple_of(2) {
         return bad("a value is missing");
@@ -506,7 +538,8 @@ fn apply(f: Callable, args: &[Value]) -> Res<Value> {
         (Callable::Encode, [Value::Str(text), ..]) | (Callable::Bytes, [Value::Str(text), _]) => Ok(Value::Bytes(latin1(text)?)),
         (Callable::Bytes, []) => Ok(Value::Bytes(Vec::new())),
         (Callable::Bytes, [Value::Bytes(b)]) => Ok(Value::Bytes(b.clone())),
-        (Callable::OrderedDict, []) => Ok(Value::Dict(Vec::new())),
+        (Callable::OrderedDict | Callable::Dict, []) => Ok(Value::Dict(Vec::new())),
+        (Callable::Reconstructor, [Value::None, Value::None, dict @ Value::Dict(_)]) => Ok(dict.clone()),
         (Callable::Array, [code, items]) => {
             let code = code.text().and_then(|t| t.chars().next());
             match (code, items) {
@@ -645,10 +678,22 @@ mod tests {
     #[test]
     fn a_dict_referred_to_again() {
         // d = {'id': 1}; pickle.dumps({'devs': [None, d], 'r': [d]}, 2)
-        let p2 = b"\x80\x02}q\x00(X\x04\x00\x00\x00devsq\x01]q\x02(N}q\x03X\x02\x00\x00\x00idq\x04K\x01seX\x01\x00\x00\x00rq\x05]q\x06h\x03au.";
+        let p2 =
+            b"\x80\x02}q\x00(X\x04\x00\x00\x00devsq\x01]q\x02(N}q\x03X\x02\x00\x00\x00idq\x04K\x01seX\x01\x00\x00\x00rq\x05]q\x06h\x03au.";
         let v = loads(p2).unwrap();
         assert_eq!(v.get("r").unwrap().items().unwrap()[0].get("id"), Some(&Value::Int(1)));
         assert_eq!(v.get("devs").unwrap().items().unwrap()[1].get("id"), Some(&Value::Int(1)));
+    }
+
+    #[test]
+    fn what_swift_queues() {
+        // pickle.dumps({'obj': 'ö\u20ac\\', 'headers': HeaderKeyDict({'x-size': '1'}), 'db_state': None}, 0) and the same in 2
+        let p0 = b"(dp0\nVobj\np1\nV\xf6\\u20ac\\u005c\np2\nsVheaders\np3\nccopy_reg\n_reconstructor\np4\n(cswift.common.header_key_dict\nHeaderKeyDict\np5\nc__builtin__\ndict\np6\n(dp7\nVX-Size\np8\nV1\np9\nstp10\nRp11\nsVdb_state\np12\nNs.";
+        let v = loads(p0).unwrap();
+        assert_eq!(v.get("obj"), Some(&Value::str("ö€\\")));
+        assert_eq!(v.get("headers").unwrap().get("X-Size"), Some(&Value::str("1")));
+        let p2 = b"\x80\x02}q\x00X\x07\x00\x00\x00headersq\x03cswift.common.header_key_dict\nHeaderKeyDict\nq\x04)\x81q\x05X\x06\x00\x00\x00X-Sizeq\x06X\x01\x00\x00\x001q\x07ss.";
+        assert_eq!(loads(p2).unwrap().get("headers").unwrap().get("X-Size"), Some(&Value::str("1")));
     }
 
     #[test]
