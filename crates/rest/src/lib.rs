@@ -27,6 +27,7 @@ mod reply;
 mod server;
 mod version;
 
+pub use access_rules::check as check_access_rules;
 pub use api::{Api, ApiBuilder, OpInfo};
 pub use auth::{Auth, Named, StaticValidator, TokenValidator};
 pub use body::{Body, BoxError, empty, full, read_limited, stream_channel};
