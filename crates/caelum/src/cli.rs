@@ -68,6 +68,13 @@ pub enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Make and inspect object storage rings, with the commands of swift-ring-builder.
+    #[command(disable_help_flag = true)]
+    Ring {
+        /// BUILDER_FILE [COMMAND …]; none: the list of commands
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// List every API operation served.
     #[command(hide = true)]
     Operations,

@@ -46,6 +46,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Why { data, id } => ask::why(data.as_deref(), id),
         Command::Config { command } => config(command),
         Command::Demo { data, image, keep } => demo::run(data.as_deref(), image.as_deref(), *keep),
+        Command::Ring { args } => Ok(caelum_ring::cli::main(args)),
         Command::Operations => operations(),
     }
 }

@@ -10,10 +10,11 @@ mod show;
 
 use crate::builder::{self, Builder};
 use crate::write::{self, Version};
-use caelum_base::{ErrorKind, Rng};
+use caelum_base::{Clock, ErrorKind, Rng, SystemClock, SystemRng};
 use options::Options;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 const DONE: u8 = 0;
 const WARNING: u8 = 1;
@@ -75,6 +76,22 @@ caelum ring BUILDER_FILE [COMMAND …]
 SEARCH: d<id>r<region>z<zone>-<ip>:<port>R<replication ip>:<replication port>/<device>_<meta>, any part of it, or the
 options of add. Without a command: what the builder holds.
 Exit codes: 0 done, 1 done with warnings, 2 error";
+
+/// Runs a command line on the process's own streams, clock and randomness.
+pub fn main(argv: &[String]) -> ExitCode {
+    let mut answer = || {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).ok().filter(|n| *n > 0).map(|_| line)
+    };
+    let mut terminal = Terminal {
+        out: &mut std::io::stdout().lock(),
+        err: &mut std::io::stderr().lock(),
+        answer: &mut answer,
+        now: SystemClock.now().secs(),
+        rng: &SystemRng,
+    };
+    ExitCode::from(run(argv, &mut terminal))
+}
 
 /// Runs a command line without the program's name: builder or ring file, command, arguments.
 pub fn run(argv: &[String], terminal: &mut Terminal<'_>) -> u8 {
