@@ -2,6 +2,8 @@
 
 use crate::env::{Environ, Req, Resp, SwiftPath};
 use crate::http::{Conditions, Params, Source, conditional, content_length, error, http_date, respond, set, text};
+use crate::proxy::info::{AccountInfo, ContainerInfo, InfoSource, ObjectInfo};
+use async_trait::async_trait;
 use bytes::Bytes;
 use caelum_rest::HttpService;
 use caelum_swiftkit::{Timestamp, md5_hex};
@@ -292,7 +294,7 @@ fn get(req: &Req, o: &Stored) -> Resp {
     }
     set(h, "content-type", cleaned);
     set(h, "content-length", o.body.len().to_string());
-    set(h, "etag", format!("\"{}\"", o.etag));
+    set(h, "etag", &o.etag);
     set(h, "last-modified", http_date(o.at.ceil_seconds()));
     set(h, "x-timestamp", o.at.normal());
     set(h, "x-backend-timestamp", o.at.internal());
@@ -357,6 +359,27 @@ impl HttpService for FakeStore {
     fn call(&self, req: Req) -> BoxFuture<'static, Resp> {
         Box::pin(self.clone().answer(req))
     }
+}
+
+#[async_trait]
+impl InfoSource for FakeStore {
+    async fn account_info(&self, _: &Environ, _: &str) -> Arc<AccountInfo> {
+        Arc::new(AccountInfo { status: 200, ..AccountInfo::default() })
+    }
+
+    async fn container_info(&self, _: &Environ, account: &str, container: &str) -> Arc<ContainerInfo> {
+        let s = self.lock();
+        Arc::new(match s.containers.get(&(account.to_string(), container.to_string())) {
+            Some(c) => ContainerInfo::from_headers(200, &c.headers),
+            None => ContainerInfo::absent(404),
+        })
+    }
+
+    async fn object_info(&self, _: &Environ, _: &str, _: &str, _: &str) -> Arc<ObjectInfo> {
+        Arc::new(ObjectInfo { status: 404, ..ObjectInfo::default() })
+    }
+
+    fn forget(&self, _: &str, _: Option<&str>) {}
 }
 
 /// A request as the outermost layer hands it on; `headers` are `name: value`.

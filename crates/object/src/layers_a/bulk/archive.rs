@@ -1,0 +1,6 @@
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Packing {
+    None,
+    Gzip,
+    Bzip2,
+}

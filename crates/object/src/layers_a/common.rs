@@ -1,0 +1,192 @@
+//! What several of these layers need and nobody else.
+
+use crate::env::{Environ, Resp, SwiftPath, quote};
+use crate::http::{error_plain, set, text};
+use http::HeaderMap;
+use percent_encoding::percent_decode_str;
+use serde_json::Value;
+
+/// Sysmeta that a container update takes instead of the object's ETag.
+pub(super) const OVERRIDE_ETAG: &str = "x-object-sysmeta-container-update-override-etag";
+pub(super) const MD5_OF_NOTHING: &str = "d41d8cd98f00b204e9800998ecf8427e";
+/// Listings longer than this are passed on as they are (bytes).
+pub(super) const MAX_LISTING_BYTES: usize = 20_480_000;
+
+/// `value; a=1; b="2"` as its value and parameters in order.
+pub(super) fn parse_header(value: &str) -> (String, Vec<(String, String)>) {
+    let mut parts = Vec::new();
+    let (mut start, mut quoted, mut escaped) = (0, false, false);
+    for (i, c) in value.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            ';' if !quoted => {
+                parts.push(&value[start..i]);
+                start = i + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&value[start..]);
+    let mut parts = parts.into_iter();
+    let main = parts.next().unwrap_or_default().trim().to_string();
+    let pairs = parts.filter_map(|p| {
+        let (k, v) = p.split_once('=')?;
+        let v = v.trim();
+        let v =
+            v.strip_prefix('"').and_then(|v| v.strip_suffix('"')).map_or(v.to_string(), |v| v.replace("\\\"", "\"").replace("\\\\", "\\"));
+        Some((k.trim().to_lowercase(), v))
+    });
+    (main, pairs.collect())
+}
+
+/// The value of `swift_bytes` in a content type.
+pub(super) fn swift_bytes(content_type: &str) -> Option<u64> {
+    parse_header(content_type).1.into_iter().find(|(k, _)| k == "swift_bytes")?.1.parse().ok()
+}
+
+pub(super) fn append_csv(headers: &mut HeaderMap, name: &str, value: &str) {
+    let joined = match text(headers, name) {
+        Some(old) if !old.is_empty() => format!("{old},{value}"),
+        _ => value.to_string(),
+    };
+    set(headers, name, joined);
+}
+
+pub(super) fn unquote(value: &str) -> String {
+    percent_decode_str(value).decode_utf8_lossy().into_owned()
+}
+
+/// A header of the form `container/object`, percent-encoded, with or without a slash before it.
+///
+/// Errors: 412 with `message`.
+pub(super) fn container_and_object(value: &str, message: &str, plain: bool) -> Result<(String, String), Resp> {
+    let value = unquote(value);
+    let value = value.strip_prefix('/').unwrap_or(&value);
+    match value.split_once('/') {
+        Some((c, o)) if !c.is_empty() && !o.is_empty() => Ok((c.to_string(), o.to_string())),
+        _ if plain => Err(error_plain(412, message.to_string())),
+        _ => Err(crate::http::error_html(412, message.to_string())),
+    }
+}
+
+/// An account's name out of a header. Errors: 412.
+pub(super) fn account_name(value: &str) -> Result<String, Resp> {
+    check_name(value, "Account")
+}
+
+/// A container's name out of a header. Errors: 412.
+pub(super) fn container_name(value: &str) -> Result<String, Resp> {
+    check_name(value, "Container")
+}
+
+fn check_name(value: &str, what: &str) -> Result<String, Resp> {
+    let name = unquote(value);
+    if name.is_empty() {
+        return Err(crate::http::error_html(412, format!("{what} name cannot be empty")));
+    }
+    if name.contains('/') {
+        return Err(crate::http::error_html(412, format!("{what} name cannot contain slashes")));
+    }
+    Ok(name)
+}
+
+/// `/v1/account/container/object`, encoded.
+pub(super) fn object_path(version: &str, account: &str, container: &str, object: &str) -> String {
+    format!("/{version}/{}/{}/{}", quote(account), quote(container), quote(object))
+}
+
+pub(super) fn container_path(version: &str, account: &str, container: &str) -> String {
+    format!("/{version}/{}/{}", quote(account), quote(container))
+}
+
+/// The account's part of a path with another container and object behind it.
+pub(super) fn sibling(path: &SwiftPath, container: &str, object: &str) -> String {
+    object_path(&path.version, &path.account, container, object)
+}
+
+/// Lets a request of ours use names that clients may not.
+pub(super) fn allow_reserved(req: &mut crate::env::Req) {
+    set(req.headers_mut(), "x-backend-allow-reserved-names", "true");
+    if let Some(environ) = req.extensions_mut().get_mut::<Environ>() {
+        environ.internal = true;
+    }
+}
+
+/// JSON as Python writes it: `", "` and `": "` between, everything outside ASCII escaped. Clients see etags of it.
+pub(super) fn python_json(value: &Value) -> String {
+    let mut out = String::new();
+    write_json(value, &mut out);
+    out
+}
+
+fn write_json(value: &Value, out: &mut String) {
+    match value {
+        Value::Array(items) => {
+            out.push('[');
+            for (i, item) in items.iter().enumerate() {
+                out.push_str(if i == 0 { "" } else { ", " });
+                write_json(item, out);
+            }
+            out.push(']');
+        }
+        Value::Object(map) => {
+            out.push('{');
+            for (i, (k, v)) in map.iter().enumerate() {
+                out.push_str(if i == 0 { "" } else { ", " });
+                write_json_text(k, out);
+                out.push_str(": ");
+                write_json(v, out);
+            }
+            out.push('}');
+        }
+        Value::String(s) => write_json_text(s, out),
+        other => out.push_str(&other.to_string()),
+    }
+}
+
+pub(super) fn write_json_text(text: &str, out: &mut String) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            ' '..='\u{7e}' => out.push(c),
+            _ => {
+                let mut units = [0; 2];
+                for unit in c.encode_utf16(&mut units) {
+                    out.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+        }
+    }
+    out.push('"');
+}
+
+/// Replaces a response's body by JSON.
+pub(super) fn with_json(mut resp: Resp, value: &Value) -> Resp {
+    let text = python_json(value);
+    set(resp.headers_mut(), "content-length", text.len().to_string());
+    resp.map(|_| caelum_rest::full(text))
+}
+
+/// A listing's rows, or the response unchanged when it is none (an error, not JSON, too long).
+pub(super) async fn listing_rows(resp: Resp) -> Result<(Resp, Vec<Value>), Resp> {
+    let json = text(resp.headers(), "content-type").is_some_and(|t| t.starts_with("application/json"));
+    let long = crate::http::content_length(&resp).is_some_and(|n| n > MAX_LISTING_BYTES as u64);
+    if !resp.status().is_success() || !json || long {
+        return Err(resp);
+    }
+    let (parts, body) = resp.into_parts();
+    let Some(bytes) = crate::http::read_all(body, MAX_LISTING_BYTES).await else { return Err(crate::http::error(503)) };
+    match serde_json::from_slice(&bytes) {
+        Ok(rows) => Ok((Resp::from_parts(parts, caelum_rest::empty()), rows)),
+        Err(_) => Err(Resp::from_parts(parts, caelum_rest::full(bytes))),
+    }
+}
