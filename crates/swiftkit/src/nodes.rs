@@ -51,6 +51,11 @@ impl Nodes {
         self.local.write().expect("no holder of this lock panics").insert((ip.to_string(), port), server);
     }
 
+    /// Whether requests to this address stay in this process.
+    pub fn is_local(&self, ip: &str, port: u16) -> bool {
+        self.local.read().expect("no holder of this lock panics").contains_key(&(ip.to_string(), port))
+    }
+
     /// Sends a request whose URI is a path on the node. `timeout` bounds the time to the response's
     /// head, the sending of the request's body included. Errors: no answer.
     pub async fn send(&self, ip: &str, port: u16, mut req: Request<Body>, timeout: Duration) -> Result<Response<Body>, NodeError> {

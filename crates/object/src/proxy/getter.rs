@@ -1,0 +1,408 @@
+//! GET and HEAD: the first node that has what is wanted, and another one when it breaks off.
+
+use super::backend::{Core, Node, NodeIter, NodeRequest, Reply, header_time, is_success};
+use super::quorum::{best_response, copy_headers, status_code};
+use crate::env::Resp;
+use crate::http::{is_true, set, text};
+use bytes::Bytes;
+use caelum_rest::{Body, BoxError};
+use caelum_swiftkit::{Timestamp, quorum_size};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use http::{HeaderMap, HeaderValue, Method, Response, header};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+/// What kind of server is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Account,
+    Container,
+    Object,
+}
+
+/// A node's answer that may be the one.
+pub(crate) struct Candidate {
+    pub response: Response<Body>,
+    pub node: Node,
+}
+
+impl Candidate {
+    fn timestamp(&self) -> Timestamp {
+        let names = ["x-backend-data-timestamp", "x-backend-timestamp", "x-put-timestamp", "x-timestamp"];
+        let h = self.response.headers();
+        names.iter().find_map(|n| text(h, n)).and_then(Timestamp::parse).unwrap_or_default()
+    }
+}
+
+/// A GET or HEAD on its way through the nodes.
+pub(crate) struct Getter {
+    core: Arc<Core>,
+    kind: Kind,
+    method: Method,
+    part: u32,
+    entity: String,
+    headers: HeaderMap,
+    nodes: NodeIter,
+    newest: bool,
+    concurrency: usize,
+    concurrency_timeout: Duration,
+    /// Primaries without the thing that do not count yet.
+    missing_ignored: usize,
+    used: Vec<u32>,
+    used_etag: Option<String>,
+    latest_404: Timestamp,
+    replies: Vec<Reply>,
+    candidates: Vec<Candidate>,
+}
+
+/// What to ask for.
+pub(crate) struct Wanted {
+    pub kind: Kind,
+    pub method: Method,
+    pub part: u32,
+    pub entity: String,
+    pub headers: HeaderMap,
+    /// `None`: accounts and containers.
+    pub policy: Option<u32>,
+}
+
+impl Getter {
+    pub(crate) fn new(core: &Arc<Core>, ring: &Arc<caelum_ring::Ring>, wanted: Wanted) -> Self {
+        let options = core.options.policy(wanted.policy);
+        let nodes = NodeIter::new(core, ring, wanted.part, options);
+        let newest = is_true(&wanted.headers, "x-newest");
+        // The newest is known only once all have answered, so all are asked at once.
+        let concurrency = if options.concurrent_gets || newest { nodes.n_primaries.max(1) } else { 1 };
+        Self {
+            core: core.clone(),
+            kind: wanted.kind,
+            method: wanted.method,
+            part: wanted.part,
+            entity: wanted.entity,
+            headers: wanted.headers,
+            newest,
+            concurrency,
+            concurrency_timeout: if newest { Duration::ZERO } else { options.concurrency_timeout },
+            missing_ignored: options.rebalance_missing_suppression_count.min(nodes.n_primaries.saturating_sub(1)),
+            nodes,
+            used: Vec::new(),
+            used_etag: None,
+            latest_404: Timestamp::ZERO,
+            replies: Vec::new(),
+            candidates: Vec::new(),
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        let o = &self.core.options;
+        if self.kind == Kind::Object && !self.newest { o.recoverable_node_timeout } else { o.node_timeout }
+    }
+
+    fn is_good(&self, status: u16) -> bool {
+        is_success(status) || (300..400).contains(&status) || (self.kind == Kind::Object && status == 416)
+    }
+
+    /// Takes a node's answer into account; true when no other is needed.
+    async fn take(&mut self, node: Node, response: Response<Body>) -> bool {
+        let status = response.status().as_u16();
+        let headers = response.headers();
+        if self.is_good(status) {
+            // A database that was only ever updated, never made, on this node.
+            let placeholder = text(headers, "x-put-timestamp").is_some_and(|t| t.parse::<f64>() == Ok(0.0));
+            let other = self.used_etag.as_deref().is_some_and(|e| e != etag(headers));
+            if placeholder || other {
+                self.replies.push(Reply::none(404));
+                return false;
+            }
+            let candidate = Candidate { response, node };
+            if self.latest_404 == Timestamp::ZERO || candidate.timestamp() >= self.latest_404 {
+                self.candidates.push(candidate);
+                return !self.newest;
+            }
+            return false;
+        }
+        let deleted = header_time(headers, "x-backend-timestamp") != Timestamp::ZERO;
+        if node.is_handoff() && (status >= 500 || status == 404) && !deleted {
+            return false;
+        }
+        if status == 404 && !deleted && self.missing_ignored > 0 {
+            self.missing_ignored -= 1;
+            return false;
+        }
+        self.core.check_status(&node, status, &self.method, &self.entity);
+        if let Some(reply) = self.core.read(&node, response).await {
+            if self.kind == Kind::Object && status == 404 {
+                self.latest_404 = self.latest_404.max(reply.timestamp());
+            }
+            self.replies.push(reply);
+        }
+        false
+    }
+
+    /// One node after another.
+    async fn search_in_turn(&mut self) {
+        while let Some(node) = self.nodes.next() {
+            if self.used.contains(&node.id()) {
+                continue;
+            }
+            let r = NodeRequest { method: &self.method, part: self.part, entity: &self.entity, timeout: self.timeout() };
+            let Some(response) = self.core.send(&node, &r, self.headers.clone(), caelum_rest::empty()).await else { continue };
+            if self.take(node, response).await {
+                return;
+            }
+        }
+    }
+
+    /// Several nodes at a time; another one whenever none answers in time.
+    async fn search_together(&mut self) {
+        let mut running = FuturesUnordered::new();
+        loop {
+            let node = if running.len() < self.concurrency { self.nodes.next() } else { None };
+            let more = node.is_some();
+            if let Some(node) = node.filter(|n| !self.used.contains(&n.id())) {
+                let (core, method, part, entity) = (self.core.clone(), self.method.clone(), self.part, self.entity.clone());
+                let (timeout, headers) = (self.timeout(), self.headers.clone());
+                running.push(async move {
+                    let r = NodeRequest { method: &method, part, entity: &entity, timeout };
+                    let response = core.send(&node, &r, headers, caelum_rest::empty()).await;
+                    (node, response)
+                });
+            }
+            let answered = if more && running.len() < self.concurrency {
+                match tokio::time::timeout(self.concurrency_timeout, running.next()).await {
+                    Ok(a) => a,
+                    Err(_) => continue,
+                }
+            } else {
+                running.next().await
+            };
+            match answered {
+                Some((node, Some(response))) => {
+                    if self.take(node, response).await {
+                        return;
+                    }
+                }
+                Some((_, None)) => {}
+                None if more => {}
+                None => return,
+            }
+        }
+    }
+
+    /// Looks for a node to read from.
+    pub(crate) async fn find(&mut self) -> Option<Candidate> {
+        self.replies.clear();
+        self.candidates.clear();
+        if self.concurrency == 1 {
+            self.search_in_turn().await;
+        } else {
+            self.search_together().await;
+        }
+        let latest_404 = self.latest_404;
+        let mut found = std::mem::take(&mut self.candidates);
+        if found.len() > 1 || latest_404 != Timestamp::ZERO {
+            found.retain(|c| c.timestamp() >= latest_404);
+            found.sort_by_key(Candidate::timestamp);
+        }
+        let best = found.pop()?;
+        self.used.push(best.node.id());
+        if self.used_etag.is_none() {
+            self.used_etag = Some(etag(best.response.headers()));
+        }
+        Some(best)
+    }
+
+    /// Answers the client.
+    pub(crate) async fn respond(mut self) -> Resp {
+        let Some(found) = self.find().await else {
+            let what = format!("{:?} {}", self.kind, self.method);
+            return best_response(&self.replies, quorum_size(self.replies.len()), &[], None, &what);
+        };
+        let policies = self.core.clone();
+        let mut resp = self.client_response(found);
+        if let Some(index) = text(resp.headers(), "x-backend-storage-policy-index").and_then(|i| i.parse().ok())
+            && resp.status().is_success()
+            && let Some(policy) = policies.swift.policies.get(index)
+            && let Ok(name) = HeaderValue::from_str(&policy.name)
+        {
+            resp.headers_mut().insert("x-storage-policy", name);
+        }
+        resp
+    }
+
+    fn client_response(self, found: Candidate) -> Resp {
+        let (head, body) = found.response.into_parts();
+        let mut resp = Response::new(caelum_rest::empty());
+        *resp.status_mut() = status_code(head.status.as_u16());
+        let out = resp.headers_mut();
+        copy_headers(&head.headers, out);
+        out.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        let length = head.headers.get(header::CONTENT_LENGTH).cloned();
+        let exact = body.size_hint().exact().filter(|_| self.method != Method::HEAD).map(HeaderValue::from);
+        if let Some(length) = length.or(exact) {
+            out.insert(header::CONTENT_LENGTH, length);
+        }
+        if let Some(content_type) = head.headers.get(header::CONTENT_TYPE) {
+            out.insert(header::CONTENT_TYPE, content_type.clone());
+        }
+        if self.method == Method::HEAD || !matches!(head.status.as_u16(), 200 | 206) {
+            return if self.method == Method::HEAD { resp } else { resp.map(|_| body) };
+        }
+        if self.kind != Kind::Object {
+            return resp.map(|_| body);
+        }
+        let status = head.status.as_u16();
+        let node = found.node;
+        resp.map(|_| self.object_body(status, &head.headers, node, body))
+    }
+
+    fn object_body(self, status: u16, headers: &HeaderMap, node: Node, body: Body) -> Body {
+        let length = text(headers, "content-length").and_then(|l| l.parse::<u64>().ok());
+        let range = text(headers, "content-range").and_then(parse_content_range);
+        let first = match (status, range, length) {
+            (200, _, Some(_)) => Some(0),
+            (206, Some((first, ..)), Some(_)) => Some(first),
+            _ => None,
+        };
+        // Without a known place in the object (several ranges) nothing can be resumed.
+        let Some((first, length)) = first.zip(length) else { return body };
+        let timeout = self.timeout();
+        let resumable = (!self.newest).then(|| Box::new(self));
+        ObjectBody { inner: body, node: Some(node), at: first, left: length, getter: resumable, search: None, timeout, timer: None }
+            .boxed_unsync()
+    }
+
+    /// Looks for another node that has the bytes from `at` on.
+    async fn resume(mut self: Box<Self>, at: u64, left: u64) -> (Box<Self>, Option<(Node, Body)>) {
+        let last = at + left.saturating_sub(1);
+        if let Ok(range) = HeaderValue::from_str(&format!("bytes={at}-{last}")) {
+            self.headers.insert(header::RANGE, range);
+        }
+        self.headers.remove("x-backend-ignore-range-if-metadata-present");
+        while let Some(found) = self.find().await {
+            let h = found.response.headers();
+            let range = text(h, "content-range").and_then(parse_content_range);
+            if found.response.status().as_u16() == 206 && range.is_some_and(|(a, b, _)| a == at && b == last) {
+                let node = found.node;
+                return (self, Some((node, found.response.into_body())));
+            }
+        }
+        (self, None)
+    }
+}
+
+fn etag(headers: &HeaderMap) -> String {
+    text(headers, "etag").map(|e| e.trim_matches('"').to_string()).unwrap_or_default()
+}
+
+/// First byte, last byte, length of `bytes 0-9/100`.
+pub(crate) fn parse_content_range(value: &str) -> Option<(u64, u64, u64)> {
+    let (range, length) = value.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?, length.parse().ok()?))
+}
+
+type Search = BoxFuture<'static, (Box<Getter>, Option<(Node, Body)>)>;
+
+/// An object's bytes from a node, and from another when that one breaks off or is silent too long.
+struct ObjectBody {
+    inner: Body,
+    node: Option<Node>,
+    /// Position in the object of the next byte, and how many are still to come.
+    at: u64,
+    left: u64,
+    getter: Option<Box<Getter>>,
+    search: Option<Search>,
+    timeout: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl ObjectBody {
+    /// A piece from the node; `Err` when it can give no more.
+    fn poll_node(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, BoxError>> {
+        loop {
+            match Pin::new(&mut self.inner).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data()
+                        && !data.is_empty()
+                    {
+                        self.timer = None;
+                        return Poll::Ready(Ok(data));
+                    }
+                }
+                Poll::Ready(Some(Err(e))) => return Poll::Ready(Err(e)),
+                Poll::Ready(None) => return Poll::Ready(Err(BoxError::from("the answer ended early"))),
+                Poll::Pending => {
+                    let timeout = self.timeout;
+                    let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + timeout)));
+                    return match timer.as_mut().poll(cx) {
+                        Poll::Ready(()) => Poll::Ready(Err(BoxError::from("no data in time"))),
+                        Poll::Pending => Poll::Pending,
+                    };
+                }
+            }
+        }
+    }
+}
+
+impl http_body::Body for ObjectBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        loop {
+            if this.left == 0 {
+                return Poll::Ready(None);
+            }
+            if let Some(search) = &mut this.search {
+                let (getter, found) = match search.as_mut().poll(cx) {
+                    Poll::Ready(r) => r,
+                    Poll::Pending => return Poll::Pending,
+                };
+                this.search = None;
+                let Some((node, body)) = found else {
+                    return Poll::Ready(Some(Err(BoxError::from("no other node has the rest of the object"))));
+                };
+                (this.node, this.inner, this.getter) = (Some(node), body, Some(getter));
+            }
+            match this.poll_node(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(mut data)) => {
+                    let n = (data.len() as u64).min(this.left);
+                    data.truncate(usize::try_from(n).unwrap_or(usize::MAX));
+                    this.at += n;
+                    this.left -= n;
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Poll::Ready(Err(e)) => {
+                    this.timer = None;
+                    this.inner = caelum_rest::empty();
+                    let Some(getter) = this.getter.take() else { return Poll::Ready(Some(Err(e))) };
+                    if let Some(node) = this.node.take() {
+                        getter.core.failed(&node, "reading an object broke off, trying another node", &e.to_string());
+                    }
+                    this.search = Some(Box::pin(getter.resume(this.at, this.left)));
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+pub(crate) fn set_last_modified(headers: &mut HeaderMap, t: Timestamp) {
+    set(headers, "last-modified", crate::http::http_date(t.ceil_seconds()));
+}
