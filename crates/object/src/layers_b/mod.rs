@@ -5,3 +5,7 @@
 //! documentation of its middleware and API, and its behaviour.
 
 pub mod crypto;
+pub mod digest;
+pub mod tempurl;
+
+mod common;
