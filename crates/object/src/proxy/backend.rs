@@ -359,10 +359,3 @@ pub(crate) type SharedNodes = Arc<Mutex<NodeIter>>;
 pub(crate) fn next_node(nodes: &SharedNodes) -> Option<Node> {
     nodes.lock().expect("no holder of this lock panics").next()
 }
-
-#[cfg(test)]
-impl Node {
-    pub(crate) fn of(ring: &Arc<Ring>, id: u32) -> Self {
-        Self { ring: ring.clone(), id, index: None }
-    }
-}

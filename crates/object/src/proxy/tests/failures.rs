@@ -1,0 +1,163 @@
+use super::*;
+use caelum_rest::BoxError;
+
+const ONE_DEAD: &[Fault] = &[Fault::Status(503), Fault::Status(507), Fault::Hang, Fault::StallAfter(1), Fault::FailAfter(1)];
+
+fn big() -> Bytes {
+    Bytes::from((0..5u32 << 20).map(|i| (i % 251) as u8).collect::<Vec<u8>>())
+}
+
+#[tokio::test]
+async fn a_dead_primary_is_replaced_by_a_handoff() {
+    for fault in ONE_DEAD {
+        let c = Cluster::with_container().await;
+        let (primaries, handoffs) = c.places("o");
+        primaries[1].fault(*fault);
+        assert_eq!(c.call("PUT", "/v1/a/c/o", &[], "hello").await.status, 201, "{fault:?}");
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        assert!(handoffs[0].get("/a/c/o").is_some(), "{fault:?}");
+        assert!(primaries[1].get("/a/c/o").is_none(), "{fault:?}");
+        assert_eq!(c.call("GET", "/v1/a/c/o", &[], "").await.text(), "hello", "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn large_uploads_survive_one_failure_of_three() {
+    for fault in ONE_DEAD {
+        let c = Cluster::with_container().await;
+        let (primaries, _) = c.places("o");
+        primaries[0].fault(*fault);
+        let put = c.call("PUT", "/v1/a/c/o", &[], big()).await;
+        assert_eq!(put.status, 201, "{fault:?}");
+        primaries[0].fault(Fault::None);
+        let get = c.call("GET", "/v1/a/c/o", &[], "").await;
+        assert_eq!((get.status, get.body == big(), get.broken), (200, true, false), "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_below_a_quorum() {
+    for size in [5, 1 << 20] {
+        for fault in [Fault::Status(503), Fault::FailAfter(1), Fault::Hang, Fault::StallAfter(1)] {
+            let c = Cluster::with_container().await;
+            let (primaries, handoffs) = c.places("o");
+            for s in primaries.iter().skip(1).chain(&handoffs) {
+                s.fault(fault);
+            }
+            let put = c.call("PUT", "/v1/a/c/o", &[], big().slice(..size)).await;
+            assert_eq!(put.status, 503, "{size} {fault:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn conditions_and_conflicts() {
+    for size in [5, 1 << 20] {
+        let c = Cluster::with_container().await;
+        let data = big().slice(..size);
+        let wrong = c.call("PUT", "/v1/a/c/o", &[("etag", "00000000000000000000000000000000")], data.clone()).await;
+        assert_eq!(wrong.status, 422, "{size}");
+        assert_eq!(c.call("GET", "/v1/a/c/o", &[], "").await.status, 404);
+        assert_eq!(c.call("PUT", "/v1/a/c/o", &[("if-none-match", "*")], data.clone()).await.status, 201);
+        assert_eq!(c.call("PUT", "/v1/a/c/o", &[("if-none-match", "*")], data.clone()).await.status, 412);
+        let late = c.call("PUT", "/v1/a/c/o", &[("x-timestamp", "1000000000.00000")], data).await;
+        assert_eq!(late.status, 202, "{size}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_off_leaves_nothing() {
+    for declared in [None, Some("100"), Some("1000000")] {
+        let c = Cluster::with_container().await;
+        let (tx, body) = caelum_rest::stream_channel(4);
+        tx.send(Ok(Bytes::from(vec![1; 50]))).await.unwrap();
+        tx.send(Err(BoxError::from("gone"))).await.unwrap();
+        let headers = declared.map_or(("transfer-encoding", "chunked"), |n| ("content-length", n));
+        let put = c.call_with("PUT", "/v1/a/c/o", &[headers], body, anyone()).await;
+        assert_eq!(put.status, 499, "{declared:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(c.servers.iter().all(|s| s.get("/a/c/o").is_none()), "{declared:?}");
+    }
+    let c = Cluster::with_container().await;
+    let (_tx, silent) = caelum_rest::stream_channel(4);
+    assert_eq!(c.call_with("PUT", "/v1/a/c/o", &[("content-length", "100000")], silent, anyone()).await.status, 408);
+    assert!(c.servers.iter().all(|s| s.get("/a/c/o").is_none()));
+}
+
+#[tokio::test]
+async fn reading_goes_on_at_another_node() {
+    let c = Cluster::with_container().await;
+    assert_eq!(c.call("PUT", "/v1/a/c/o", &[], big()).await.status, 201);
+    let (primaries, _) = c.places("o");
+    for fault in [Fault::BreakAfter(1_000_000), Fault::SilentAfter(1_000_000), Fault::BreakAfter(0)] {
+        primaries[0].fault(fault);
+        primaries[1].fault(fault);
+        let get = c.call("GET", "/v1/a/c/o", &[], "").await;
+        assert_eq!((get.status, get.broken, get.body == big()), (200, false, true), "{fault:?}");
+        let get = c.call("GET", "/v1/a/c/o", &[("range", "bytes=100-3000000")], "").await;
+        assert_eq!((get.status, get.broken, get.body == big().slice(100..=3_000_000)), (206, false, true), "{fault:?}");
+    }
+    primaries[2].fault(Fault::BreakAfter(10));
+    let get = c.call("GET", "/v1/a/c/o", &[], "").await;
+    assert!(get.broken, "an answer that cannot be completed must not look whole");
+}
+
+#[tokio::test]
+async fn the_newest_wins_when_asked_for() {
+    let c = Cluster::with_container().await;
+    c.call("PUT", "/v1/a/c/o", &[], "old").await;
+    let (primaries, _) = c.places("o");
+    primaries[0].fault(Fault::Status(503));
+    primaries[1].fault(Fault::Hang);
+    assert_eq!(c.call("PUT", "/v1/a/c/o", &[], "new").await.status, 201);
+    primaries[0].fault(Fault::None);
+    primaries[1].fault(Fault::None);
+    for _ in 0..10 {
+        assert_eq!(c.call("GET", "/v1/a/c/o", &[("x-newest", "true")], "").await.text(), "new");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_fails_often_is_passed_over() {
+    let c = Cluster::with_container().await;
+    c.call("PUT", "/v1/a/c/o", &[], "x").await;
+    let (primaries, _) = c.places("o");
+    primaries[0].fault(Fault::Status(507));
+    for _ in 0..20 {
+        assert_eq!(c.call("GET", "/v1/a/c/o", &[], "").await.status, 200);
+    }
+    primaries[0].clear_seen();
+    for _ in 0..20 {
+        c.call("GET", "/v1/a/c/o", &[], "").await;
+    }
+    assert!(primaries[0].seen(&Method::GET).is_empty());
+}
+
+#[tokio::test]
+async fn deletes_and_posts_need_a_quorum() {
+    let c = Cluster::with_container().await;
+    c.call("PUT", "/v1/a/c/o", &[], "x").await;
+    for s in &c.servers {
+        s.fault(Fault::Status(503));
+    }
+    assert_eq!(c.call("DELETE", "/v1/a/c/o", &[], "").await.status, 503);
+    assert_eq!(c.call("POST", "/v1/a/c/o", &[], "").await.status, 503);
+    assert_eq!(c.call("GET", "/v1/a/c/o", &[], "").await.status, 503);
+    assert_eq!(c.call("PUT", "/v1/a/c2", &[], "").await.status, 503);
+}
+
+#[tokio::test]
+async fn concurrent_gets_do_not_wait_for_a_slow_node() {
+    let policy = PolicyOptions { concurrent_gets: true, concurrency_timeout: Duration::from_millis(20), ..PolicyOptions::default() };
+    let c = Cluster::with(ProxyOptions { policy_defaults: policy, node_timeout: Duration::from_secs(20), ..ProxyOptions::default() });
+    c.call("PUT", "/v1/a/c", &[], "").await;
+    c.call("PUT", "/v1/a/c/o", &[], "x").await;
+    let (primaries, _) = c.places("o");
+    primaries[0].fault(Fault::Hang);
+    primaries[1].fault(Fault::Hang);
+    let info = c.proxy.container_info(&anyone(), "a", "c").await;
+    assert!(info.exists());
+    let started = std::time::Instant::now();
+    assert_eq!(c.call("GET", "/v1/a/c/o", &[], "").await.status, 200);
+    assert!(started.elapsed() < Duration::from_secs(2));
+}

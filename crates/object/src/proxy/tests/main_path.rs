@@ -1,0 +1,169 @@
+use super::*;
+
+#[tokio::test]
+async fn an_account_comes_into_being() {
+    let c = Cluster::new();
+    let a = c.call("GET", "/v1/a", &[], "").await;
+    assert_eq!((a.status, a.text(), a.header("x-account-container-count")), (200, "[]", Some("0")));
+    assert_eq!(a.header("x-backend-fake-account-listing"), Some("yes"));
+    assert_eq!(c.call("HEAD", "/v1/a", &[], "").await.status, 204);
+    assert!(!c.proxy.account_info(&anyone(), "a").await.really_exists);
+    assert_eq!(c.call("PUT", "/v1/a/c", &[], "").await.status, 201);
+    assert!(c.proxy.account_info(&anyone(), "a").await.really_exists);
+    assert_eq!(c.call("PUT", "/v1/a", &[], "").await.status, 405);
+    assert_eq!(c.call("POST", "/v1/b", &[("x-account-meta-x", "1")], "").await.status, 204);
+    assert_eq!(c.call("DELETE", "/v1/a?bulk-delete", &[], "").await.status, 405);
+}
+
+#[tokio::test]
+async fn objects_come_and_go() {
+    let c = Cluster::with_container().await;
+    let put = c.call("PUT", "/v1/a/c/o%20x", &[("x-object-meta-color", "red"), ("content-type", "text/x")], "hello").await;
+    assert_eq!((put.status, put.header("etag")), (201, Some("5d41402abc4b2a76b9719d911017c592")));
+    assert!(put.header("last-modified").unwrap().ends_with(" GMT"));
+    let (primaries, handoffs) = c.places("o x");
+    assert!(primaries.iter().all(|s| s.get("/a/c/o%20x").is_some()));
+    assert!(handoffs.iter().all(|s| s.get("/a/c/o%20x").is_none()));
+
+    let get = c.call("GET", "/v1/a/c/o%20x", &[], "").await;
+    assert_eq!((get.status, get.text(), get.header("content-length")), (200, "hello", Some("5")));
+    assert_eq!(get.header("etag"), Some("5d41402abc4b2a76b9719d911017c592"));
+    assert_eq!((get.header("x-object-meta-color"), get.header("content-type")), (Some("red"), Some("text/x")));
+    let head = c.call("HEAD", "/v1/a/c/o%20x", &[], "").await;
+    assert_eq!((head.status, head.body.len(), head.header("content-length")), (200, 0, Some("5")));
+    let range = c.call("GET", "/v1/a/c/o%20x", &[("range", "bytes=1-2")], "").await;
+    assert_eq!((range.status, range.text(), range.header("content-range")), (206, "el", Some("bytes 1-2/5")));
+
+    assert_eq!(c.call("POST", "/v1/a/c/o%20x", &[("x-object-meta-color", "blue")], "").await.status, 202);
+    assert_eq!(c.call("HEAD", "/v1/a/c/o%20x", &[], "").await.header("x-object-meta-color"), Some("blue"));
+    assert_eq!(c.call("DELETE", "/v1/a/c/o%20x", &[], "").await.status, 204);
+    assert_eq!(c.call("GET", "/v1/a/c/o%20x", &[], "").await.status, 404);
+    assert_eq!(c.call("DELETE", "/v1/a/c/o%20x", &[], "").await.status, 404);
+    assert_eq!(c.call("POST", "/v1/a/c/o%20x", &[], "").await.status, 404);
+}
+
+#[tokio::test]
+async fn updates_name_every_container_server_once() {
+    let c = Cluster::with_container().await;
+    let at = "9999999990";
+    c.call("PUT", "/v1/a/c/o", &[("x-delete-at", at)], "x").await;
+    let sent: Vec<HeaderMap> = c.servers.iter().flat_map(|s| s.seen(&Method::PUT)).filter(|(e, _)| e == "/a/c/o").map(|(_, h)| h).collect();
+    assert_eq!(sent.len(), 3);
+    let mut hosts: Vec<String> = sent.iter().map(|h| h["x-container-host"].to_str().unwrap().to_string()).collect();
+    hosts.sort();
+    hosts.dedup();
+    assert_eq!(hosts.len(), 3);
+    // 9999999990 // 86400 * 86400 = 9999936000; minus the hash of the name modulo 100.
+    let hash = u128::from_be_bytes(c.swift.hash.object("a", "c", "o")) % 100;
+    for h in &sent {
+        assert_eq!(h["x-delete-at-container"].to_str().unwrap(), format!("{}", 9_999_936_000 - hash as u64));
+        assert_eq!(h["x-backend-storage-policy-index"], "0");
+        assert!(!h.contains_key("x-auth-token"));
+    }
+    assert_eq!(sent.iter().filter(|h| h["x-backend-clean-expiring-object-queue"] == "t").count(), 2);
+    let puts: Vec<HeaderMap> = c.servers.iter().flat_map(|s| s.seen(&Method::PUT)).filter(|(e, _)| e == "/a/c").map(|(_, h)| h).collect();
+    assert_eq!(puts.len(), 3);
+    assert!(puts.iter().all(|h| h.contains_key("x-account-host") && h["x-backend-storage-policy-default"] == "0"));
+}
+
+#[tokio::test]
+async fn limits() {
+    let c = Cluster::with_container().await;
+    let long = "o".repeat(1_025);
+    let answer = c.call("PUT", &format!("/v1/a/c/{long}"), &[], "x").await;
+    assert_eq!((answer.status, answer.text()), (400, "Object name length of 1025 longer than 1024"));
+    assert_eq!(c.call("PUT", &format!("/v1/a/c/{}", "o".repeat(1_024)), &[], "x").await.status, 201);
+    let answer = c.call("PUT", &format!("/v1/a/{}", "c".repeat(257)), &[], "").await;
+    assert_eq!((answer.status, answer.text()), (400, "Container name length of 257 longer than 256"));
+    let answer = c.call("GET", &format!("/v1/{}", "a".repeat(257)), &[], "").await;
+    assert_eq!((answer.status, answer.text()), (400, "Account name length of 257 longer than 256"));
+    let name = format!("x-object-meta-{}", "n".repeat(129));
+    assert_eq!(c.call("PUT", "/v1/a/c/o", &[(&name, "v")], "x").await.status, 400);
+    let value = "v".repeat(257);
+    let answer = c.call("PUT", "/v1/a/c/o", &[("x-object-meta-n", &value)], "x").await;
+    assert_eq!((answer.status, answer.text()), (400, "Metadata value longer than 256: x-object-meta-N"));
+    assert_eq!(c.call("POST", "/v1/a", &[("x-account-meta-n", &value)], "").await.status, 400);
+    let names: Vec<String> = (0..91).map(|i| format!("x-object-meta-{i}")).collect();
+    let many: Vec<(&str, &str)> = names.iter().map(|n| (n.as_str(), "v")).collect();
+    assert_eq!(c.call("PUT", "/v1/a/c/o", &many, "x").await.text(), "Too many metadata items; max 90");
+    assert_eq!(c.call("PUT", "/v1/a/c/o", &many[..90], "x").await.status, 201);
+    for (header, value, text) in [
+        ("x-delete-at", "x", "Non-integer X-Delete-At"),
+        ("x-delete-at", "100", "X-Delete-At in past"),
+        ("x-delete-after", "x", "Non-integer X-Delete-After"),
+        ("x-delete-after", "0", "X-Delete-After in past"),
+        ("transfer-encoding", "gzip", "Invalid Transfer-Encoding header value"),
+        ("if-none-match", "abc", "If-None-Match only supports *"),
+        ("content-type", "a/b;swift_bytes=1", "Invalid Content-Type, swift_* is not a valid parameter name."),
+    ] {
+        let answer = c.call("PUT", "/v1/a/c/o", &[(header, value)], "x").await;
+        assert_eq!((answer.status, answer.text()), (400, text), "{header}");
+    }
+    let answer = c.call("PUT", "/v1/a/c/o", &[("content-length", "5368709123")], "x").await;
+    assert_eq!((answer.status, answer.text()), (413, "Your request is too large."));
+    let (_keep, endless) = caelum_rest::stream_channel(1);
+    let answer = c.call_with("PUT", "/v1/a/c/o", &[], endless, anyone()).await;
+    assert_eq!((answer.status, answer.text()), (411, "Missing Content-Length header."));
+    assert_eq!(c.call("GET", "/v1/a/c?limit=10001", &[], "").await.text(), "Maximum limit is 10000");
+    assert_eq!(c.call("GET", "/v1/a/c?prefix=%ff", &[], "").await.text(), "\"prefix\" parameter not valid UTF-8");
+    let answer = c.call("PUT", "/v1/a/d", &[("x-container-write", ".r:*")], "").await;
+    assert_eq!((answer.status, answer.text()), (400, "Referrers not allowed in write ACL: '.r:*'"));
+    let answer = c.call("PUT", "/v1/a/d", &[("x-storage-policy", "nope")], "").await;
+    assert_eq!((answer.status, answer.text()), (400, "Invalid X-Storage-Policy 'nope'"));
+}
+
+#[tokio::test]
+async fn paths() {
+    let c = Cluster::with_container().await;
+    for (path, status) in
+        [("/v1/a/c/%ff", 412), ("/v1/a/c/%00o", 412), ("/v2/a/c", 400), ("/v1", 412), ("/v1/a//o", 404), ("/v1/a/nothing/o", 404)]
+    {
+        assert_eq!(c.call("GET", path, &[], "").await.status, status, "{path}");
+    }
+    let inside = Environ { internal: true, ..anyone() };
+    assert_eq!(c.call_with("GET", "/v1/a/%00c/o", &[], caelum_rest::empty(), inside.clone()).await.status, 400);
+    assert_eq!(c.call_with("GET", "/v1/a/%00c/%00o", &[], caelum_rest::empty(), inside).await.status, 404);
+    assert_eq!(c.call("PUT", "/v1/a/nothing/o", &[], "x").await.status, 404);
+    assert_eq!(c.call("PUT", "/v1/a/c/", &[], "").await.status, 202);
+    let req = Request::new(caelum_rest::empty());
+    assert_eq!(c.proxy.call(req).await.status().as_u16(), 403);
+}
+
+#[tokio::test]
+async fn acls_are_asked_and_owners_headers_hidden() {
+    let c = Cluster::with_container().await;
+    let bob = || Environ { authorizer: Some(Arc::new(Bob)), ..anyone() };
+    c.call("PUT", "/v1/a/c/o", &[], "x").await;
+    assert_eq!(c.call_with("GET", "/v1/a/c/o", &[], caelum_rest::empty(), bob()).await.status, 403);
+    let set = [("x-container-read", " bob , .r:*"), ("x-container-meta-temp-url-key", "secret")];
+    assert_eq!(c.call("POST", "/v1/a/c", &set, "").await.status, 204);
+    assert_eq!(c.call_with("GET", "/v1/a/c/o", &[], caelum_rest::empty(), bob()).await.text(), "x");
+    assert_eq!(c.call_with("PUT", "/v1/a/c/o", &[], caelum_rest::full("y"), bob()).await.status, 403);
+    let seen = c.call_with("HEAD", "/v1/a/c", &[], caelum_rest::empty(), bob()).await;
+    assert_eq!((seen.status, seen.header("x-container-read"), seen.header("x-container-meta-temp-url-key")), (204, None, None));
+    let own = c.call("HEAD", "/v1/a/c", &[], "").await;
+    assert_eq!(own.header("x-container-read"), Some("bob,.r:*"));
+    let info = c.proxy.container_info(&anyone(), "a", "c").await;
+    assert_eq!((info.read_acl.as_deref(), info.meta("temp-url-key")), (Some("bob,.r:*"), Some("secret")));
+    assert!(!format!("{info:?}").contains("secret"));
+    assert_eq!(c.proxy.container_info(&anyone(), "a", "none").await.status, 404);
+    assert_eq!(c.proxy.object_info(&anyone(), "a", "c", "o").await.length, 1);
+}
+
+#[tokio::test]
+async fn cross_origin_requests() {
+    let c = Cluster::with_container().await;
+    c.call("PUT", "/v1/a/c/o", &[], "x").await;
+    let origin = ("origin", "http://here");
+    assert_eq!(c.call("GET", "/v1/a/c/o", &[origin], "").await.header("access-control-allow-origin"), None);
+    let ask = [origin, ("access-control-request-method", "GET"), ("access-control-request-headers", "x-b, x-a")];
+    assert_eq!(c.call("OPTIONS", "/v1/a/c/o", &ask, "").await.status, 401);
+    c.call("POST", "/v1/a/c", &[("x-container-meta-access-control-allow-origin", "http://here http://there")], "").await;
+    let got = c.call("GET", "/v1/a/c/o", &[origin], "").await;
+    assert_eq!((got.header("access-control-allow-origin"), got.header("vary")), (Some("http://here"), Some("Origin")));
+    assert!(got.header("access-control-expose-headers").unwrap().contains("etag, expires"));
+    let ok = c.call("OPTIONS", "/v1/a/c/o", &ask, "").await;
+    assert_eq!((ok.status, ok.header("access-control-allow-headers")), (200, Some("x-a, x-b")));
+    assert_eq!(ok.header("access-control-allow-methods"), Some("DELETE, GET, HEAD, OPTIONS, POST, PUT"));
+    assert_eq!(c.call("OPTIONS", "/v1/a/c", &[], "").await.header("allow"), Some("DELETE, GET, HEAD, OPTIONS, POST, PUT"));
+}
