@@ -1,1 +1,7 @@
 //! Being built.
+
+mod auth;
+mod checksum;
+mod errors;
+mod payload;
+mod xml;
