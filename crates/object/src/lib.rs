@@ -3,10 +3,13 @@
 //! The pipeline is a chain of [`caelum_rest::HttpService`]s, each of which may answer, change the request on its
 //! way in or the response on its way out, or make requests of its own to what follows it.
 
+pub mod auth;
 pub mod env;
 pub mod http;
 pub mod layers_a;
 pub mod layers_b;
+pub mod layers_core;
+pub mod pipeline;
 pub mod proxy;
 
 #[cfg(test)]
