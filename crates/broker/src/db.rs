@@ -115,6 +115,11 @@ impl Db {
         self.file.parent().unwrap_or(Path::new("."))
     }
 
+    /// The clock, for times that this node sets itself.
+    pub fn now(&self) -> Timestamp {
+        self.pool.now()
+    }
+
     pub fn exists(&self) -> bool {
         self.file.exists()
     }

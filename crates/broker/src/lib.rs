@@ -20,6 +20,7 @@ mod paths;
 mod pending;
 mod pool;
 mod record;
+mod replica;
 mod schema;
 mod shard;
 mod shards;
@@ -35,5 +36,6 @@ pub use paths::{ACCOUNT_DIR, CONTAINER_DIR, db_files, parse_db_filename, storage
 pub use pending::PENDING_CAP;
 pub use pool::{Pool, chexor};
 pub use record::{ObjectRow, extract_swift_bytes};
+pub use replica::{Replica, ReplicationInfo, compare_policies};
 pub use shard::{ShardRange, ShardState, cmp_upper};
 pub use shards::{FoundRange, ShardQuery};

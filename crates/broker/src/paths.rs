@@ -57,9 +57,10 @@ pub fn db_files(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(out)
 }
 
-/// The device's directory: five levels above the database.
+/// The device's directory: five levels above the database. `None` for a file that lies elsewhere.
 pub(crate) fn device_of(path: &Path) -> Option<&Path> {
-    path.ancestors().nth(5)
+    let datadir = path.ancestors().nth(4)?.file_name()?;
+    (datadir == ACCOUNT_DIR || datadir == CONTAINER_DIR).then(|| path.ancestors().nth(5))?
 }
 
 #[cfg(test)]
@@ -71,6 +72,7 @@ mod tests {
         let p = Path::new("/srv/node/sdb/containers/7/abc/0123456789abc/0123456789abc.db");
         assert_eq!(parse_db_filename(p), ("0123456789abc".into(), None, ".db".into()));
         assert_eq!(device_of(p), Some(Path::new("/srv/node/sdb")));
+        assert_eq!(device_of(Path::new("/srv/a/b/node/sdb/tmp/x")), None);
         let e = with_epoch(p, Some("1234567890.12345"));
         assert_eq!(e.file_name().unwrap(), "0123456789abc_1234567890.12345.db");
         assert_eq!(parse_db_filename(&e), ("0123456789abc".into(), Some("1234567890.12345".into()), ".db".into()));

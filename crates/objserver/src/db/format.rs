@@ -1,0 +1,404 @@
+//! Listings as text, JSON and XML, byte for byte as upstream's servers write them.
+
+use crate::db::reply::{Answer, status, text_reply};
+use crate::db::request::{Params, header};
+use caelum_swiftkit::Timestamp;
+use http::HeaderMap;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Plain,
+    Json,
+    Xml,
+    TextXml,
+}
+
+impl Format {
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Plain => "text/plain; charset=utf-8",
+            Self::Json => "application/json; charset=utf-8",
+            Self::Xml => "application/xml; charset=utf-8",
+            Self::TextXml => "text/xml; charset=utf-8",
+        }
+    }
+
+    /// `format=`, else `Accept`. Errors: 400 when that is malformed, 406 when it allows none.
+    pub fn choose(params: &Params, headers: &HeaderMap) -> Answer<Self> {
+        if let Some(format) = params.get("format")?.filter(|f| !f.is_empty()) {
+            return Ok(match format.to_ascii_lowercase().as_str() {
+                "json" => Self::Json,
+                "xml" => Self::Xml,
+                _ => Self::Plain,
+            });
+        }
+        match header(headers, "accept").filter(|a| !a.is_empty()) {
+            None => Ok(Self::Plain),
+            Some(accept) => match best(accept) {
+                Some(Some(f)) => Ok(f),
+                Some(None) => Err(status(406).into()),
+                None => Err(text_reply(400, "text/html; charset=UTF-8", "Invalid Accept header").into()),
+            },
+        }
+    }
+}
+
+const OFFERED: [(Format, &str, &str); 4] = [
+    (Format::Plain, "text", "plain"),
+    (Format::Json, "application", "json"),
+    (Format::Xml, "application", "xml"),
+    (Format::TextXml, "text", "xml"),
+];
+
+/// `None`: malformed; `Some(None)`: nothing fits.
+fn best(accept: &str) -> Option<Option<Format>> {
+    let mut wanted: Vec<(f64, bool, &str, &str)> = Vec::new();
+    for entry in accept.split(',') {
+        let mut parts = entry.split(';');
+        let (kind, sub) = parts.next()?.trim().split_once('/')?;
+        let token = |t: &str| !t.is_empty() && t.bytes().all(|b| b > b' ' && b < 127 && !b"()<>@,;:\\\"/[]?={}".contains(&b));
+        if !token(kind) || !token(sub) {
+            return None;
+        }
+        let mut quality = None;
+        for param in parts {
+            let (name, value) = param.split_once('=')?;
+            if name.trim() == "q" && quality.replace(value.trim().parse::<f64>().ok()?).is_some() {
+                return None;
+            }
+        }
+        wanted.push((quality.unwrap_or(1.0), kind != "*" && sub != "*", kind, sub));
+    }
+    wanted.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
+    let fits = |want: &str, have: &str| want == "*" || want == have;
+    Some(wanted.iter().find_map(|(_, _, k, s)| OFFERED.iter().find(|(_, kind, sub)| fits(k, kind) && fits(s, sub)).map(|(f, _, _)| *f)))
+}
+
+/// Appends a JSON string in ASCII, as Python writes it.
+pub(crate) fn json_str(out: &mut Vec<u8>, text: &str) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    out.push(b'"');
+    let bytes = text.as_bytes();
+    // Nearly all names are plain: copy runs of them.
+    let plain = |b: u8| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\';
+    if bytes.iter().all(|b| plain(*b)) {
+        out.extend_from_slice(bytes);
+        out.push(b'"');
+        return;
+    }
+    for c in text.chars() {
+        match c {
+            '"' => out.extend_from_slice(b"\\\""),
+            '\\' => out.extend_from_slice(b"\\\\"),
+            '\n' => out.extend_from_slice(b"\\n"),
+            '\r' => out.extend_from_slice(b"\\r"),
+            '\t' => out.extend_from_slice(b"\\t"),
+            '\u{8}' => out.extend_from_slice(b"\\b"),
+            '\u{c}' => out.extend_from_slice(b"\\f"),
+            ' '..='~' => out.push(c as u8),
+            _ => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    out.extend_from_slice(b"\\u");
+                    for shift in [12, 8, 4, 0] {
+                        out.push(HEX[usize::from(*unit >> shift & 15)]);
+                    }
+                }
+            }
+        }
+    }
+    out.push(b'"');
+}
+
+fn xml_text(out: &mut Vec<u8>, text: &str) {
+    for b in text.bytes() {
+        match b {
+            b'&' => out.extend_from_slice(b"&amp;"),
+            b'<' => out.extend_from_slice(b"&lt;"),
+            b'>' => out.extend_from_slice(b"&gt;"),
+            b => out.push(b),
+        }
+    }
+}
+
+fn xml_attribute(out: &mut Vec<u8>, text: &str) {
+    for b in text.bytes() {
+        match b {
+            b'&' => out.extend_from_slice(b"&amp;"),
+            b'<' => out.extend_from_slice(b"&lt;"),
+            b'>' => out.extend_from_slice(b"&gt;"),
+            b'"' => out.extend_from_slice(b"&quot;"),
+            b'\r' => out.extend_from_slice(b"&#13;"),
+            b'\n' => out.extend_from_slice(b"&#10;"),
+            b'\t' => out.extend_from_slice(b"&#09;"),
+            b => out.push(b),
+        }
+    }
+}
+
+/// A field of a line: numbers are written as such in JSON.
+pub(crate) enum Field<'a> {
+    Text(&'a str),
+    Int(i64),
+    Time(Timestamp),
+}
+
+/// Writes a listing line by line.
+pub(crate) struct Writer {
+    format: Format,
+    out: Vec<u8>,
+    lines: usize,
+    /// `account` or `container`.
+    root: &'static str,
+    name: String,
+}
+
+impl Writer {
+    pub fn new(format: Format, root: &'static str, name: &str, capacity: usize) -> Self {
+        Self { format, out: Vec::with_capacity(capacity), lines: 0, root, name: name.into() }
+    }
+
+    fn is_xml(&self) -> bool {
+        matches!(self.format, Format::Xml | Format::TextXml)
+    }
+
+    fn open_root(&mut self) {
+        self.out.extend_from_slice(b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<");
+        self.out.extend_from_slice(self.root.as_bytes());
+        self.out.extend_from_slice(b" name=\"");
+        xml_attribute(&mut self.out, &self.name);
+    }
+
+    fn begin(&mut self) {
+        match self.format {
+            Format::Json => self.out.extend_from_slice(if self.lines == 0 { b"[" } else { b", " }),
+            Format::Plain => {}
+            _ if self.lines == 0 => {
+                self.open_root();
+                self.out.extend_from_slice(b"\">");
+                if self.root == "account" {
+                    self.out.push(b'\n');
+                }
+            }
+            _ => {}
+        }
+        self.lines += 1;
+    }
+
+    fn end(&mut self) {
+        if self.is_xml() && self.root == "account" {
+            self.out.push(b'\n');
+        }
+    }
+
+    /// One object or container. `json` and `xml` say which fields stand there, in order.
+    pub fn line(&mut self, tag: &str, name: &str, json: &[(&str, Field<'_>)], xml: &[&str]) {
+        self.begin();
+        match self.format {
+            Format::Plain => {
+                self.out.extend_from_slice(name.as_bytes());
+                self.out.push(b'\n');
+            }
+            Format::Json => {
+                for (i, (key, value)) in json.iter().enumerate() {
+                    self.out.extend_from_slice(if i == 0 { b"{\"" } else { b", \"" });
+                    self.out.extend_from_slice(key.as_bytes());
+                    self.out.extend_from_slice(b"\": ");
+                    match value {
+                        Field::Text(t) => json_str(&mut self.out, t),
+                        Field::Int(n) => self.out.extend_from_slice(n.to_string().as_bytes()),
+                        Field::Time(t) => {
+                            self.out.push(b'"');
+                            iso(&mut self.out, *t);
+                            self.out.push(b'"');
+                        }
+                    }
+                }
+                self.out.push(b'}');
+            }
+            _ => self.xml_line(tag, json, xml),
+        }
+        self.end();
+    }
+
+    fn xml_line(&mut self, tag: &str, fields: &[(&str, Field<'_>)], order: &[&str]) {
+        let bracket = |out: &mut Vec<u8>, before: &[u8], tag: &str, after: &[u8]| {
+            out.extend_from_slice(before);
+            out.extend_from_slice(tag.as_bytes());
+            out.extend_from_slice(after);
+        };
+        bracket(&mut self.out, b"<", tag, b">");
+        for key in order {
+            let Some((_, value)) = fields.iter().find(|(k, _)| k == key) else { continue };
+            if matches!(value, Field::Text("")) {
+                bracket(&mut self.out, b"<", key, b" />");
+                continue;
+            }
+            bracket(&mut self.out, b"<", key, b">");
+            match value {
+                Field::Text(t) => xml_text(&mut self.out, t),
+                Field::Int(n) => self.out.extend_from_slice(n.to_string().as_bytes()),
+                Field::Time(t) => iso(&mut self.out, *t),
+            }
+            bracket(&mut self.out, b"</", key, b">");
+        }
+        bracket(&mut self.out, b"</", tag, b">");
+    }
+
+    pub fn subdir(&mut self, name: &str) {
+        self.begin();
+        match self.format {
+            Format::Plain => {
+                self.out.extend_from_slice(name.as_bytes());
+                self.out.push(b'\n');
+            }
+            Format::Json => {
+                self.out.extend_from_slice(b"{\"subdir\": ");
+                json_str(&mut self.out, name);
+                self.out.push(b'}');
+            }
+            _ => {
+                self.out.extend_from_slice(b"<subdir name=\"");
+                xml_attribute(&mut self.out, name);
+                if self.root == "account" {
+                    self.out.extend_from_slice(b"\" />");
+                } else {
+                    self.out.extend_from_slice(b"\"><name>");
+                    xml_text(&mut self.out, name);
+                    self.out.extend_from_slice(b"</name></subdir>");
+                }
+            }
+        }
+        self.end();
+    }
+
+    /// Appends a JSON value as it is (shard ranges).
+    pub fn json_value(&mut self, value: &serde_json::Value) {
+        self.begin();
+        python_json(&mut self.out, value);
+    }
+
+    pub fn finish(mut self) -> Vec<u8> {
+        match self.format {
+            Format::Plain => {}
+            Format::Json if self.lines == 0 => self.out.extend_from_slice(b"[]"),
+            Format::Json => self.out.push(b']'),
+            _ => {
+                if self.lines == 0 {
+                    self.open_root();
+                    self.out.extend_from_slice(if self.root == "account" { b"\">\n" } else { b"\" />" });
+                }
+                if self.lines > 0 || self.root == "account" {
+                    self.out.extend_from_slice(b"</");
+                    self.out.extend_from_slice(self.root.as_bytes());
+                    self.out.push(b'>');
+                }
+            }
+        }
+        self.out
+    }
+}
+
+/// JSON with Python's spacing and escapes.
+pub(crate) fn python_json(out: &mut Vec<u8>, value: &serde_json::Value) {
+    match value {
+        serde_json::Value::String(s) => json_str(out, s),
+        serde_json::Value::Array(items) => {
+            out.push(b'[');
+            for (i, item) in items.iter().enumerate() {
+                if i > 0 {
+                    out.extend_from_slice(b", ");
+                }
+                python_json(out, item);
+            }
+            out.push(b']');
+        }
+        serde_json::Value::Object(map) => {
+            out.push(b'{');
+            for (i, (k, v)) in map.iter().enumerate() {
+                if i > 0 {
+                    out.extend_from_slice(b", ");
+                }
+                json_str(out, k);
+                out.extend_from_slice(b": ");
+                python_json(out, v);
+            }
+            out.push(b'}');
+        }
+        other => out.extend_from_slice(other.to_string().as_bytes()),
+    }
+}
+
+/// `2009-02-13T23:31:30.123450` without allocating.
+fn iso(out: &mut Vec<u8>, t: Timestamp) {
+    let micros = i64::try_from(t.raw * 10).unwrap_or(i64::MAX);
+    let (y, mo, d, h, mi, s, us) = caelum_base::Timestamp(micros).civil();
+    let mut digits = |n: u32, width: u32, after: &[u8]| {
+        for i in (0..width).rev() {
+            out.push(b'0' + u8::try_from(n / 10u32.pow(i) % 10).unwrap_or(0));
+        }
+        out.extend_from_slice(after);
+    };
+    digits(u32::try_from(y).unwrap_or(0), 4, b"-");
+    digits(mo, 2, b"-");
+    digits(d, 2, b"T");
+    digits(h, 2, b":");
+    digits(mi, 2, b":");
+    digits(s, 2, b".");
+    digits(us, 6, b"");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_as_python_writes_them() {
+        let j = |t: &str| {
+            let mut out = Vec::new();
+            json_str(&mut out, t);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(j("a\"\\\n\u{1}\u{7f}ü😀/"), "\"a\\\"\\\\\\n\\u0001\\u007f\\u00fc\\ud83d\\ude00/\"");
+    }
+
+    #[test]
+    fn accept() {
+        assert_eq!(best("application/json"), Some(Some(Format::Json)));
+        assert_eq!(best("text/plain;q=0.5, application/xml"), Some(Some(Format::Xml)));
+        assert_eq!(best("*/*"), Some(Some(Format::Plain)));
+        assert_eq!(best("text/*"), Some(Some(Format::Plain)));
+        assert_eq!(best("text/xml"), Some(Some(Format::TextXml)));
+        assert_eq!(best("image/png"), Some(None));
+        assert_eq!(best("nonsense"), None);
+        assert_eq!(best("text/plain;q=1;q=2"), None);
+    }
+
+    #[test]
+    fn times() {
+        let mut out = Vec::new();
+        let t = Timestamp::parse("1234567890.12345").unwrap();
+        iso(&mut out, t);
+        assert_eq!(String::from_utf8(out).unwrap(), t.iso());
+    }
+
+    #[test]
+    fn xml_as_upstream_writes_it() {
+        let mut w = Writer::new(Format::Xml, "container", "c\"&", 0);
+        let t = Timestamp::parse("1").unwrap();
+        w.line(
+            "object",
+            "a<",
+            &[("name", Field::Text("a<")), ("hash", Field::Text("")), ("bytes", Field::Int(1)), ("t", Field::Time(t))],
+            &["name", "hash", "bytes"],
+        );
+        w.subdir("d/");
+        assert_eq!(
+            String::from_utf8(w.finish()).unwrap(),
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<container name=\"c&quot;&amp;\"><object><name>a&lt;</name><hash />\
+             <bytes>1</bytes></object><subdir name=\"d/\"><name>d/</name></subdir></container>"
+        );
+        let empty = |root| String::from_utf8(Writer::new(Format::Xml, root, "n", 0).finish()).unwrap();
+        assert!(empty("container").ends_with("<container name=\"n\" />"));
+        assert!(empty("account").ends_with("<account name=\"n\">\n</account>"));
+    }
+}
