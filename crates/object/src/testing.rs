@@ -420,3 +420,8 @@ pub async fn send(
     }
     (status, headers, body)
 }
+
+/// Headers' values as text; `-` for those that are not there.
+pub fn values<const N: usize>(h: &HeaderMap, names: [&str; N]) -> [String; N] {
+    names.map(|n| text(h, n).unwrap_or("-").to_string())
+}

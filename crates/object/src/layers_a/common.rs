@@ -71,18 +71,17 @@ pub(super) fn container_and_object(value: &str, message: &str, plain: bool) -> R
     }
 }
 
-/// An account's name out of a header. Errors: 412.
+/// An account's name out of a percent-encoded header. Errors: 412.
 pub(super) fn account_name(value: &str) -> Result<String, Resp> {
-    check_name(value, "Account")
+    check_name(unquote(value), "Account")
 }
 
 /// A container's name out of a header. Errors: 412.
 pub(super) fn container_name(value: &str) -> Result<String, Resp> {
-    check_name(value, "Container")
+    check_name(value.to_string(), "Container")
 }
 
-fn check_name(value: &str, what: &str) -> Result<String, Resp> {
-    let name = unquote(value);
+fn check_name(name: String, what: &str) -> Result<String, Resp> {
     if name.is_empty() {
         return Err(crate::http::error_html(412, format!("{what} name cannot be empty")));
     }

@@ -50,4 +50,10 @@ impl Beat {
         // Nobody is left to tell when this fails.
         let _ = self.tx.send(Ok(text.into())).await;
     }
+
+    /// The outcome right behind the signs of life.
+    pub async fn finish_plain(self, outcome: String) {
+        // Nobody is left to tell when this fails.
+        let _ = self.tx.send(Ok(outcome.into())).await;
+    }
 }

@@ -5,10 +5,16 @@
 
 mod bulk;
 mod common;
+mod copy;
+mod dlo;
 mod heartbeat;
 mod segments;
 mod slo;
+mod symlink;
 
 pub use bulk::{Bulk, BulkConfig};
+pub use copy::Copy;
+pub use dlo::Dlo;
 pub use segments::Pace;
 pub use slo::{Slo, SloConfig};
+pub use symlink::{SYMLOOP_MAX, Symlink};
