@@ -4,8 +4,12 @@
 //! Each takes the next layer and answers, changes or passes on. Source for what clients see: Swift's
 //! documentation of its middleware and API, and its behaviour.
 
+pub mod account_quotas;
+pub mod container_quotas;
 pub mod crypto;
 pub mod digest;
+pub mod formpost;
 pub mod tempurl;
 
+mod capped;
 mod common;
