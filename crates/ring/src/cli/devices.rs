@@ -222,12 +222,17 @@ impl Run<'_, '_> {
         let (searches, _) = self.searches("list_parts")?;
         let ids: Vec<u32> = searches.iter().flat_map(|s| s.find(&self.builder)).map(|d| d.device.id).collect();
         let mut matches = vec![0_usize; self.builder.parts()];
+        let mut met = Vec::new();
         for row in &self.builder.assignment {
             for (part, _) in row.iter().enumerate().filter(|(_, id)| ids.contains(id)) {
+                if matches[part] == 0 {
+                    met.push(part);
+                }
                 matches[part] += 1;
             }
         }
-        let mut found: Vec<(usize, usize)> = matches.into_iter().enumerate().filter(|(_, n)| *n > 0).collect();
+        // Among equals the order of replicas, then of partitions: upstream's.
+        let mut found: Vec<(usize, usize)> = met.into_iter().map(|part| (part, matches[part])).collect();
         if found.is_empty() {
             return Err("No matching devices found".into());
         }
