@@ -140,14 +140,20 @@ fn refusal(status: StatusCode) -> Response<Body> {
 
 async fn connection(stream: TcpStream, peer: SocketAddr, service: Arc<dyn HttpService>, mut stopped: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
+    let (stream, interim) = crate::interim::Wire::new(stream);
     let handler = service_fn(move |req: Request<Incoming>| {
         let service = service.clone();
+        let interim = interim.clone();
         async move {
             if let Some(status) = refused(&req) {
                 return Ok::<_, Infallible>(refusal(status));
             }
             let mut req = req.map(|b| b.map_err(Into::into).boxed_unsync());
             req.extensions_mut().insert(RemoteAddr(peer));
+            interim.reset();
+            if req.headers().contains_key(header::EXPECT) {
+                req.extensions_mut().insert(crate::Interim::wire(interim));
+            }
             let response: Response<Body> = service.call(req).await;
             Ok(response)
         }

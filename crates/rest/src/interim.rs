@@ -1,0 +1,273 @@
+//! Interim responses (`100 Continue`) with headers, and more than one of them: what Swift's uploads in two
+//! phases need and the HTTP library does not offer. It writes its own `100 Continue` as soon as a body is
+//! asked for; on the way to the socket that one gets the headers, and further ones are slipped in
+//! while the body is being read (no response is on the wire then).
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Headers of an interim response.
+pub type InterimHeaders = Vec<(String, String)>;
+
+/// Request extension: lets the service send interim responses before its answer.
+#[derive(Clone)]
+pub struct Interim(Way);
+
+#[derive(Clone)]
+enum Way {
+    Wire(Arc<Shared>),
+    Channel(mpsc::UnboundedSender<InterimHeaders>),
+}
+
+#[derive(Default)]
+pub(crate) struct Shared {
+    /// Set while `state` holds anything to be done on the wire.
+    busy: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Header lines of the library's own `100 Continue`, until it comes by.
+    lines: Option<Vec<u8>>,
+    /// Waiting to be written.
+    out: VecDeque<u8>,
+    waker: Option<Waker>,
+}
+
+impl Shared {
+    /// At the beginning of a request: what an earlier one announced and never sent is void.
+    pub fn reset(&self) {
+        if self.busy.load(Ordering::Acquire) {
+            self.state().lines = None;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Interim {
+    /// For callers in the same process: the receiver gets what would be sent, a remote client's way of seeing it.
+    pub fn channel() -> (Self, mpsc::UnboundedReceiver<InterimHeaders>) {
+        let (tx, rx) = mpsc::unbounded_channel();
+        (Self(Way::Channel(tx)), rx)
+    }
+
+    pub(crate) fn wire(shared: Arc<Shared>) -> Self {
+        Self(Way::Wire(shared))
+    }
+
+    /// Headers for the `100 Continue` that is sent when the body is first read. Names and values must be
+    /// plain text of the program's own.
+    pub fn announce(&self, headers: &[(&str, &str)]) {
+        match &self.0 {
+            Way::Channel(tx) => {
+                // Nobody listens: the caller does not care.
+                let _ = tx.send(headers.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect());
+            }
+            Way::Wire(shared) => {
+                let lines: String = headers.iter().map(|(k, v)| format!("{k}: {v}\r\n")).collect();
+                shared.state().lines = Some(lines.into_bytes());
+                shared.busy.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    /// Sends another `100 Continue`. Only while the request's body is being read.
+    pub fn send(&self) {
+        match &self.0 {
+            Way::Channel(tx) => {
+                let _ = tx.send(Vec::new());
+            }
+            Way::Wire(shared) => {
+                let mut s = shared.state();
+                s.out.extend(CONTINUE);
+                shared.busy.store(true, Ordering::Release);
+                if let Some(w) = s.waker.take() {
+                    w.wake();
+                }
+            }
+        }
+    }
+}
+
+/// A connection that carries interim responses.
+pub(crate) struct Wire {
+    stream: TcpStream,
+    shared: Arc<Shared>,
+}
+
+impl Wire {
+    pub fn new(stream: TcpStream) -> (Self, Arc<Shared>) {
+        let shared = Arc::new(Shared::default());
+        (Self { stream, shared: shared.clone() }, shared)
+    }
+
+    /// Writes what waits. Ready once nothing does.
+    fn flush_waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.shared.busy.load(Ordering::Acquire) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut s = self.shared.state();
+        while !s.out.is_empty() {
+            let (front, _) = s.out.as_slices();
+            match Pin::new(&mut self.stream).poll_write(cx, front) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(n)) => {
+                    s.out.drain(..n);
+                }
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if s.lines.is_none() {
+            self.shared.busy.store(false, Ordering::Release);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Adds the headers to the library's own interim response.
+    fn take_over(&mut self, buf: &[u8]) -> bool {
+        if buf != CONTINUE || !self.shared.busy.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut s = self.shared.state();
+        let Some(lines) = s.lines.take() else { return false };
+        s.out.extend(&CONTINUE[..CONTINUE.len() - 2]);
+        s.out.extend(lines);
+        s.out.extend(b"\r\n");
+        true
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(Err(e)) = self.flush_waiting(cx) {
+            return Poll::Ready(Err(e));
+        }
+        let r = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if r.is_pending() {
+            let mut s = self.shared.state();
+            if s.waker.as_ref().is_none_or(|w| !w.will_wake(cx.waker())) {
+                s.waker = Some(cx.waker().clone());
+            }
+        }
+        r
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        // What is half written goes first: the order of bytes must hold.
+        match self.flush_waiting(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+            Poll::Pending => return Poll::Pending,
+        }
+        if self.take_over(buf) {
+            return match self.flush_waiting(cx) {
+                Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
+                // What is left goes out before anything else does.
+                _ => Poll::Ready(Ok(buf.len())),
+            };
+        }
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if self.shared.busy.load(Ordering::Acquire) {
+            let first = bufs.iter().find(|b| !b.is_empty()).map_or(&[][..], |b| &**b);
+            return self.poll_write(cx, first);
+        }
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.flush_waiting(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.stream).poll_flush(cx),
+            other => other,
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Body, HttpService, Server, full, read_limited};
+    use futures_util::future::BoxFuture;
+    use http::{Request, Response};
+    use http_body_util::BodyExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    struct TwoPhases;
+
+    impl HttpService for TwoPhases {
+        fn call(&self, req: Request<Body>) -> BoxFuture<'static, Response<Body>> {
+            Box::pin(async move {
+                let interim = req.extensions().get::<Interim>().cloned();
+                let mut body = req.into_body();
+                if let Some(i) = &interim {
+                    i.announce(&[("X-First", "yes")]);
+                }
+                let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                if let Some(i) = &interim {
+                    i.send();
+                }
+                let rest = read_limited(body, 100).await.unwrap();
+                Response::new(full(format!("{}{}", first.len(), rest.len())))
+            })
+        }
+    }
+
+    async fn until(stream: &mut TcpStream, end: &str) -> String {
+        let mut got = Vec::new();
+        while !got.ends_with(end.as_bytes()) {
+            let mut b = [0];
+            assert_eq!(stream.read(&mut b).await.unwrap(), 1, "{}", String::from_utf8_lossy(&got));
+            got.push(b[0]);
+        }
+        String::from_utf8(got).unwrap()
+    }
+
+    #[tokio::test]
+    async fn two_interim_responses_twice_on_one_connection() {
+        let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap().start(Arc::new(TwoPhases)).unwrap();
+        let mut s = TcpStream::connect(server.addr).await.unwrap();
+        for _ in 0..2 {
+            s.write_all(b"PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+            assert_eq!(until(&mut s, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\nX-First: yes\r\n\r\n");
+            s.write_all(b"3\r\nabc\r\n").await.unwrap();
+            assert_eq!(until(&mut s, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
+            s.write_all(b"2\r\nde\r\n0\r\n\r\n").await.unwrap();
+            assert!(until(&mut s, "32").await.starts_with("HTTP/1.1 200 OK"));
+        }
+    }
+
+    #[tokio::test]
+    async fn without_expectation_nothing_is_sent_early() {
+        let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap().start(Arc::new(TwoPhases)).unwrap();
+        let mut s = TcpStream::connect(server.addr).await.unwrap();
+        s.write_all(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabcde").await.unwrap();
+        assert!(until(&mut s, "50").await.starts_with("HTTP/1.1 200 OK"));
+    }
+}
