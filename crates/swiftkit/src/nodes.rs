@@ -1,7 +1,7 @@
 //! The way to the storage nodes: straight into a server of this process, or over HTTP with kept
 //! connections. Callers cannot tell which.
 
-use caelum_rest::{Body, HttpService};
+use caelum_rest::{Body, HttpService, Interim};
 use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client;
@@ -57,7 +57,8 @@ impl Nodes {
     }
 
     /// Sends a request whose URI is a path on the node. `timeout` bounds the time to the response's
-    /// head, the sending of the request's body included. Errors: no answer.
+    /// head, the sending of the request's body included. A request with an [`Interim`] (its channel form) gets the
+    /// node's `100 Continue` responses through it: uploads in two phases. Errors: no answer.
     pub async fn send(&self, ip: &str, port: u16, mut req: Request<Body>, timeout: Duration) -> Result<Response<Body>, NodeError> {
         let local = self.local.read().expect("no holder of this lock panics").get(&(ip.to_string(), port)).cloned();
         if let Some(server) = local {
@@ -70,6 +71,12 @@ impl Nodes {
         *req.uri_mut() = uri;
         if let Ok(value) = HeaderValue::from_str(&host) {
             req.headers_mut().insert(header::HOST, value);
+        }
+        if let Some(interim) = req.extensions_mut().remove::<Interim>() {
+            hyper::ext::on_informational(&mut req, move |r| {
+                let headers: Vec<(&str, &str)> = r.headers().iter().filter_map(|(k, v)| Some((k.as_str(), v.to_str().ok()?))).collect();
+                interim.announce(&headers);
+            });
         }
         match tokio::time::timeout(timeout, self.client.request(req)).await {
             Ok(Ok(response)) => Ok(response.map(|b| b.map_err(Into::into).boxed_unsync())),
