@@ -6,7 +6,7 @@ use super::getter::{Getter, Kind, Wanted};
 use super::quorum::ToNodes;
 use super::request::Rq;
 use crate::env::Resp;
-use crate::http::{Params, error, error_html, error_plain, is_true, set, text};
+use crate::http::{error, error_html, error_plain, is_true, set, text};
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use std::sync::Arc;
@@ -99,12 +99,6 @@ impl Core {
             set(resp.headers_mut(), "x-container-sharding", if sharding { "True" } else { "False" });
         }
         resp
-    }
-
-    async fn container_listing(self: &Arc<Self>, rq: &Rq) -> Resp {
-        let mut params = Params::parse(rq.parts.uri.query());
-        params.set("format", "json");
-        self.container_from_servers(rq, &params.encode(), rq.forwarded_headers()).await
     }
 
     async fn container_head(self: &Arc<Self>, rq: &Rq) -> Resp {

@@ -17,6 +17,7 @@ pub mod options;
 mod put;
 mod quorum;
 mod request;
+mod shards;
 mod source;
 mod state;
 #[cfg(test)]

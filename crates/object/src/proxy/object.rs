@@ -7,7 +7,7 @@ use super::getter::{Getter, Kind, Wanted};
 use super::info::ContainerInfo;
 use super::quorum::{ToNodes, best_response, count_by_status, quorum_reached};
 use super::request::Rq;
-use crate::env::Resp;
+use crate::env::{Resp, quote};
 use crate::http::{ContentTypeOverridden, error, error_html, error_plain, is_true, set, text};
 use bytes::Bytes;
 use caelum_ring::Ring;
@@ -219,8 +219,12 @@ impl Core {
 
     async fn update_target(self: &Arc<Self>, rq: &Rq, info: &ContainerInfo) -> UpdateTarget {
         let ring = self.rings.container();
-        let part = ring.partition(&self.swift.hash.container(&rq.account, rq.container()));
-        UpdateTarget { part, nodes: primaries(&ring, part), quoted_path: None, state: info.sharding_state.clone() }
+        let shard = self.update_shard(rq, info).await;
+        let (account, container) =
+            shard.as_ref().map_or((rq.account.as_str(), rq.container()), |s| (s.account.as_str(), s.container.as_str()));
+        let part = ring.partition(&self.swift.hash.container(account, container));
+        let quoted_path = shard.is_some().then(|| quote(&format!("{account}/{container}")));
+        UpdateTarget { part, nodes: primaries(&ring, part), quoted_path, state: info.sharding_state.clone() }
     }
 
     /// The container in which a deletion to come is noted: its name, partition and servers.

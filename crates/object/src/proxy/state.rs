@@ -2,6 +2,7 @@
 
 use super::cache::Cache;
 use super::info::{AccountInfo, ContainerInfo};
+use super::shards::Namespace;
 use caelum_base::Env;
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
@@ -52,6 +53,8 @@ impl<T> Table<T> {
 pub(crate) struct InfoCache {
     pub accounts: Table<AccountInfo>,
     pub containers: Table<ContainerInfo>,
+    /// Where rows of a sharded container's objects go.
+    pub updating: Table<Vec<Namespace>>,
     pub shared: Option<Arc<dyn Cache>>,
 }
 
@@ -66,7 +69,7 @@ pub(crate) fn container_key(account: &str, container: &str) -> String {
 
 impl InfoCache {
     pub(crate) fn new(env: Env, shared: Option<Arc<dyn Cache>>) -> Self {
-        Self { accounts: Table::new(env.clone()), containers: Table::new(env), shared }
+        Self { accounts: Table::new(env.clone()), containers: Table::new(env.clone()), updating: Table::new(env), shared }
     }
 
     pub(crate) fn forget(&self, account: &str, container: Option<&str>) {

@@ -167,3 +167,62 @@ async fn cross_origin_requests() {
     assert_eq!(ok.header("access-control-allow-methods"), Some("DELETE, GET, HEAD, OPTIONS, POST, PUT"));
     assert_eq!(c.call("OPTIONS", "/v1/a/c", &[], "").await.header("allow"), Some("DELETE, GET, HEAD, OPTIONS, POST, PUT"));
 }
+
+/// A row of a listing.
+fn row(name: &str) -> serde_json::Value {
+    serde_json::json!({"name": name, "bytes": 2, "hash": "x", "content_type": "t", "last_modified": "2020-01-01T00:00:00.000000"})
+}
+
+fn listing(c: &Cluster, container: &str, kind: &'static str, rows: Vec<serde_json::Value>) {
+    let mut headers = HeaderMap::new();
+    headers.insert("x-backend-record-type", http::HeaderValue::from_static(kind));
+    headers.insert("x-backend-storage-policy-index", http::HeaderValue::from_static("0"));
+    if kind == "shard" {
+        headers.insert("x-backend-sharding-state", http::HeaderValue::from_static("sharded"));
+    }
+    for s in &c.servers {
+        let mut state = s.0.lock().unwrap();
+        state.listings.insert(container.into(), (headers.clone(), serde_json::Value::from(rows.clone()).to_string()));
+        state.things.entry(container.into()).or_insert_with(|| fake::Stored {
+            time: Timestamp::from_raw(5),
+            headers: headers.clone(),
+            ..fake::Stored::default()
+        });
+        if kind == "shard" {
+            state.things.get_mut(container).unwrap().headers.extend(headers.clone());
+        }
+    }
+}
+
+#[tokio::test]
+async fn sharded_containers() {
+    let c = Cluster::with_container().await;
+    let ns = |name: &str, lower: &str, upper: &str| serde_json::json!({"name": name, "lower": lower, "upper": upper});
+    listing(&c, "/a/c", "shard", vec![ns(".shards_a/c-1", "", "m"), ns(".shards_a/c-2", "m", "")]);
+    listing(&c, "/.shards_a/c-1", "object", vec![row("b"), row("m")]);
+    listing(&c, "/.shards_a/c-2", "object", vec![row("x")]);
+    let all = c.call("GET", "/v1/a/c", &[], "").await;
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&all.body).unwrap();
+    assert_eq!(rows.iter().map(|r| r["name"].as_str().unwrap()).collect::<Vec<_>>(), ["b", "m", "x"]);
+    assert_eq!((all.header("x-container-object-count"), all.header("x-container-bytes-used")), (Some("3"), Some("6")));
+    assert_eq!(all.header("x-backend-record-type"), None);
+    let asked: Vec<String> = c.servers.iter().flat_map(|s| s.seen(&Method::GET)).map(|(e, _)| e).collect();
+    assert!(asked.iter().any(|e| e.starts_with("/.shards_a/c-1?") && e.contains("end%5Fmarker=m%00")), "{asked:?}");
+    assert!(asked.iter().any(|e| e.starts_with("/.shards_a/c-2?") && e.contains("marker=m&")), "{asked:?}");
+    for s in &c.servers {
+        s.clear_seen();
+    }
+    assert_eq!(c.call("GET", "/v1/a/c?prefix=x", &[], "").await.status, 200);
+    let asked: Vec<String> = c.servers.iter().flat_map(|s| s.seen(&Method::GET)).map(|(e, _)| e).collect();
+    assert!(!asked.iter().any(|e| e.starts_with("/.shards_a/c-1")), "{asked:?}");
+
+    assert_eq!(c.call("PUT", "/v1/a/c/n", &[], "x").await.status, 201);
+    let sent: Vec<HeaderMap> = c.servers.iter().flat_map(|s| s.seen(&Method::PUT)).map(|(_, h)| h).collect();
+    assert!(sent.len() == 3 && sent.iter().all(|h| h["x-backend-quoted-container-path"] == ".shards_a/c-2"));
+    assert!(sent.iter().all(|h| h["x-container-root-db-state"] == "sharded"));
+
+    for s in &c.servers {
+        s.0.lock().unwrap().things.remove("/.shards_a/c-2");
+    }
+    assert_eq!(c.call("GET", "/v1/a/c", &[], "").await.status, 503);
+}
