@@ -9,6 +9,7 @@ pub mod container_quotas;
 pub mod crypto;
 pub mod digest;
 pub mod formpost;
+pub mod staticweb;
 pub mod tempurl;
 
 mod capped;
