@@ -17,3 +17,6 @@ pub use handoffs::Handoffs;
 pub use rings::Rings;
 pub use runtime::{Device, NO_DEVICE, Ring};
 pub use write::{Version, encode, save};
+
+#[cfg(test)]
+mod tests;
