@@ -324,3 +324,6 @@ impl Codec {
         Ok(chosen.into_iter().map(|i| left[i]).collect())
     }
 }
+
+#[cfg(test)]
+mod tests;
