@@ -180,13 +180,20 @@ pub(crate) fn valid_device(name: &str) -> bool {
 }
 
 /// A mount point, or a link to a directory with a file `.ismount` in it.
-pub(crate) fn is_mount(path: &Path) -> bool {
+pub fn is_mount(path: &Path) -> bool {
     let Ok(here) = path.symlink_metadata() else { return false };
     if here.file_type().is_symlink() {
         return path.join(".ismount").is_file();
     }
     let Ok(above) = path.join("..").symlink_metadata() else { return false };
     here.dev() != above.dev() || here.ino() == above.ino() || path.join(".ismount").is_file()
+}
+
+/// Size, used and available bytes of the file system at this path.
+pub fn usage(path: &Path) -> std::io::Result<(u64, u64, u64)> {
+    let st = rustix::fs::statvfs(path)?;
+    let unit = st.f_frsize;
+    Ok((unit * st.f_blocks, unit * st.f_blocks.saturating_sub(st.f_bavail), unit * st.f_bavail))
 }
 
 const XFS_MAGIC: i64 = 0x5846_5342;

@@ -60,6 +60,13 @@ impl Reader {
         }
     }
 
+    /// As [`Self::range`], but reading on from where it is keeps what has been checked so far.
+    pub fn go_on(&mut self, at: u64, end: u64) {
+        if at != self.at || end != self.end {
+            self.range(at, end);
+        }
+    }
+
     pub fn remaining(&self) -> u64 {
         self.end.saturating_sub(self.at)
     }

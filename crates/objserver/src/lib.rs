@@ -4,6 +4,8 @@
 pub mod account;
 pub mod container;
 pub mod db;
+pub mod object;
 
 pub use account::{AccountServer, AccountServerConfig};
 pub use container::{ContainerServer, ContainerServerConfig};
+pub use object::{ObjectServer, ObjectServerConfig};

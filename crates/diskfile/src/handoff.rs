@@ -1,0 +1,63 @@
+//! Removing what has been handed over to the nodes where it belongs.
+
+use crate::manager::list_or_empty;
+use crate::ondisk::{FragWish, resolve};
+use crate::{DiskResult, Manager, ObjectTimes, clean, hashes};
+use caelum_swiftkit::StoragePolicy;
+
+impl Manager {
+    /// Removes a whole object whose state is still `times`; what was written since stays, by its newer name. False
+    /// when the state is another.
+    pub fn remove_if_unchanged(
+        &self,
+        device: &str,
+        policy: &StoragePolicy,
+        partition: &str,
+        hash: &str,
+        times: &ObjectTimes,
+    ) -> DiskResult<bool> {
+        self.device_path(device)?;
+        let dir = self.hash_dir(device, policy, partition, hash);
+        let names = list_or_empty(&dir)?;
+        let found = resolve(&names, policy, &FragWish::default());
+        let meta = found.meta.as_ref().map(|f| f.timestamp);
+        let ctype = found.ctype.as_ref().and_then(|f| f.ctype_timestamp);
+        if found.ts_data() != Some(times.data) || meta != times.meta || ctype != times.ctype {
+            return Ok(false);
+        }
+        // Only names that made up this state: a file that appears from now on has another.
+        for name in names.iter().filter(|n| !found.unexpected.contains(n)) {
+            clean::remove_file(&dir.join(name))?;
+        }
+        if let Some(suffix) = dir.parent() {
+            hashes::invalidate_hash(suffix)?;
+            // Not empty or gone: more to keep, or another has removed it.
+            let _ = std::fs::remove_dir(&dir).and_then(|()| std::fs::remove_dir(suffix));
+        }
+        Ok(true)
+    }
+
+    /// Removes a partition that holds no object any more. True when it is gone. A write that comes in at the same
+    /// time keeps it: directories that are not empty stay.
+    pub fn remove_empty_partition(&self, device: &str, policy: &StoragePolicy, partition: &str) -> DiskResult<bool> {
+        self.device_path(device)?;
+        let path = self.partition_path(device, policy, partition);
+        for suffix in list_or_empty(&path)?.iter().filter(|n| hashes::valid_suffix(n)) {
+            let suffix = path.join(suffix);
+            for hash in list_or_empty(&suffix)? {
+                let _ = std::fs::remove_dir(suffix.join(hash));
+            }
+            let _ = std::fs::remove_dir(suffix);
+        }
+        let left = list_or_empty(&path)?;
+        let ours = |n: &String| n.starts_with(".lock") || n == "hashes.pkl" || n == "hashes.invalid";
+        if !left.iter().all(ours) {
+            return Ok(false);
+        }
+        for name in left {
+            clean::remove_file(&path.join(name))?;
+        }
+        let _ = std::fs::remove_dir(&path);
+        Ok(!path.exists())
+    }
+}
