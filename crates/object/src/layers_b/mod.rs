@@ -8,7 +8,10 @@ pub mod account_quotas;
 pub mod container_quotas;
 pub mod crypto;
 pub mod digest;
+pub mod etag_quoter;
 pub mod formpost;
+pub mod ratelimit;
+pub mod read_only;
 pub mod staticweb;
 pub mod tempurl;
 
