@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tempfile::TempDir;
 
+/// Password of the users that tests make.
+pub const PASSWORD: &str = "secret-word";
+
 /// A running cloud and a client for it.
 pub struct TestCloud {
     pub node: Node,
@@ -98,33 +101,56 @@ impl TestCloud {
 
     /// A token of any user of the default domain on a project.
     pub async fn login(&self, user: &str, password: &str, project: &str) -> String {
-        let body = json!({"auth": {
-            "identity": {"methods": ["password"], "password": {"user": {"name": user, "domain": {"id": "default"}, "password": password}}},
-            "scope": {"project": {"name": project, "domain": {"id": "default"}}},
-        }});
-        let answer = self.call(Method::POST, "/identity/v3/auth/tokens", "", Some(body)).await.expect(201);
+        self.login_scoped(user, password, json!({"project": {"name": project, "domain": {"id": "default"}}})).await
+    }
+
+    /// A token of any user of the default domain with this `scope` (`{"system": {"all": true}}`, …).
+    pub async fn login_scoped(&self, user: &str, password: &str, scope: Value) -> String {
+        let identity =
+            json!({"methods": ["password"], "password": {"user": {"name": user, "domain": {"id": "default"}, "password": password}}});
+        self.authenticate(json!({"identity": identity, "scope": scope})).await
+    }
+
+    /// A token for the body of an authentication request.
+    pub async fn authenticate(&self, auth: Value) -> String {
+        let answer = self.call(Method::POST, "/identity/v3/auth/tokens", "", Some(json!({"auth": auth}))).await.expect(201);
         answer.token.expect("X-Subject-Token")
+    }
+
+    /// Makes a user of the default domain whose password is [`PASSWORD`]; gives its id.
+    pub async fn user(&self, name: &str) -> String {
+        let admin = self.bootstrap_token("admin").await;
+        let body = json!({"user": {"name": name, "password": PASSWORD, "domain_id": "default"}});
+        self.call(Method::POST, "/identity/v3/users", &admin, Some(body)).await.expect(201).str("/user/id")
+    }
+
+    /// Gives a user roles on `target` (`projects/ID`, `domains/ID`, `system`).
+    pub async fn grant(&self, target: &str, user_id: &str, roles: &[&str]) {
+        let admin = self.bootstrap_token("admin").await;
+        for role in roles {
+            let found = self.call(Method::GET, &format!("/identity/v3/roles?name={role}"), &admin, None).await;
+            let path = format!("/identity/v3/{target}/users/{user_id}/roles/{}", found.str("/roles/0/id"));
+            self.call(Method::PUT, &path, &admin, None).await.expect(204);
+        }
+    }
+
+    /// Makes a project of the default domain, or finds it; gives its id.
+    pub async fn project(&self, name: &str) -> String {
+        let admin = self.bootstrap_token("admin").await;
+        let body = json!({"project": {"name": name, "domain_id": "default"}});
+        let made = self.call(Method::POST, "/identity/v3/projects", &admin, Some(body)).await;
+        if made.status == 201 {
+            return made.str("/project/id");
+        }
+        self.call(Method::GET, &format!("/identity/v3/projects?name={name}"), &admin, None).await.str("/projects/0/id")
     }
 
     /// Makes a project with a user of these roles; gives a token of it.
     pub async fn persona(&self, project: &str, user: &str, roles: &[&str]) -> String {
-        let admin = self.bootstrap_token("admin").await;
-        let made = self
-            .call(Method::POST, "/identity/v3/projects", &admin, Some(json!({"project": {"name": project, "domain_id": "default"}})))
-            .await;
-        let project_id = if made.status == 201 {
-            made.str("/project/id")
-        } else {
-            self.call(Method::GET, &format!("/identity/v3/projects?name={project}"), &admin, None).await.str("/projects/0/id")
-        };
-        let user_body = json!({"user": {"name": user, "password": "secret-word", "domain_id": "default"}});
-        let user_id = self.call(Method::POST, "/identity/v3/users", &admin, Some(user_body)).await.expect(201).str("/user/id");
-        for role in roles {
-            let found = self.call(Method::GET, &format!("/identity/v3/roles?name={role}"), &admin, None).await;
-            let path = format!("/identity/v3/projects/{project_id}/users/{user_id}/roles/{}", found.str("/roles/0/id"));
-            self.call(Method::PUT, &path, &admin, None).await.expect(204);
-        }
-        self.login(user, "secret-word", project).await
+        let project_id = self.project(project).await;
+        let user_id = self.user(user).await;
+        self.grant(&format!("projects/{project_id}"), &user_id, roles).await;
+        self.login(user, PASSWORD, project).await
     }
 
     /// One request over the socket. An empty token sends none.

@@ -6,7 +6,7 @@
 mod common;
 
 use caelum_rest::{Access, OpInfo};
-use caelum_testkit::TestCloud;
+use caelum_testkit::{PASSWORD, TestCloud};
 use common::bodies::body;
 use common::{Estate, NOBODY, ask, estate, operations, title};
 use http::Method;
@@ -30,6 +30,12 @@ const PERSONAS: &[(&str, &[&str], &[&str])] = &[
     ("other-member", &[], &["member"]),
     ("other-manager", &[], &["manager"]),
     ("other-admin", &[], &["admin"]),
+    ("system-reader", &[], &[]),
+    ("system-admin", &[], &[]),
+    ("domain-reader", &[], &[]),
+    ("domain-admin", &[], &[]),
+    ("app-credential-reader", &[], &[]),
+    ("trust-reader", &[], &[]),
 ];
 
 /// Columns of the golden file by operation.
@@ -71,8 +77,39 @@ async fn token_of(cloud: &TestCloud, name: &'static str, own: &[&str], other: &[
             cloud.call_with(Method::DELETE, "/identity/v3/auth/tokens", &token, &headers, None).await.expect(204);
             token
         }
-        _ => String::new(),
+        _ if name == "anonymous" => String::new(),
+        _ => special(cloud, name, &user).await,
     }
+}
+
+/// Tokens with a scope other than a project, and such as an administrator has handed on with less.
+async fn special(cloud: &TestCloud, name: &str, user: &str) -> String {
+    let id = cloud.user(user).await;
+    if let Some(role) = name.strip_prefix("system-") {
+        cloud.grant("system", &id, &[role]).await;
+        return cloud.login_scoped(user, PASSWORD, json!({"system": {"all": true}})).await;
+    }
+    if let Some(role) = name.strip_prefix("domain-") {
+        cloud.grant("domains/default", &id, &[role]).await;
+        return cloud.login_scoped(user, PASSWORD, json!({"domain": {"id": "default"}})).await;
+    }
+    let project_id = cloud.project(&format!("matrix-{name}")).await;
+    cloud.grant(&format!("projects/{project_id}"), &id, &["admin", "reader"]).await;
+    let admin = cloud.login(user, PASSWORD, &format!("matrix-{name}")).await;
+    if name == "app-credential-reader" {
+        let wanted = json!({"application_credential": {"name": "less", "roles": [{"name": "reader"}]}});
+        let made =
+            cloud.call(Method::POST, &format!("/identity/v3/users/{id}/application_credentials"), &admin, Some(wanted)).await.expect(201);
+        let credential = json!({"id": made.str("/application_credential/id"), "secret": made.str("/application_credential/secret")});
+        return cloud
+            .authenticate(json!({"identity": {"methods": ["application_credential"], "application_credential": credential}}))
+            .await;
+    }
+    let trustee = cloud.user("trustee").await;
+    let wanted = json!({"trust": {"trustor_user_id": id, "trustee_user_id": trustee, "project_id": project_id,
+        "impersonation": false, "roles": [{"name": "reader"}]}});
+    let made = cloud.call(Method::POST, "/identity/v3/OS-TRUST/trusts", &admin, Some(wanted)).await.expect(201);
+    cloud.login_scoped("trustee", PASSWORD, json!({"OS-TRUST:trust": {"id": made.str("/trust/id")}})).await
 }
 
 async fn column(cloud: Arc<TestCloud>, name: &'static str, token: String, estate: Estate) -> (&'static str, Vec<(String, u16, String)>) {
@@ -131,6 +168,9 @@ fn compare(now: &str) -> Vec<String> {
     gone.chain(after.difference(&before).map(|l| format!("+ {l}"))).collect()
 }
 
+/// Personas that only read.
+const READERS: &[&str] = &["no-role", "reader", "other-reader", "system-reader", "domain-reader", "app-credential-reader", "trust-reader"];
+
 /// One's own key pairs need no role in a project; the other one reads with a POST.
 const EVERYONES: &[&str] = &["keypair_create", "volume_image_metadata_show"];
 
@@ -144,8 +184,8 @@ fn invariants(op: &OpInfo, persona: &str, status: u16) -> Option<&'static str> {
     };
     match persona {
         "anonymous" | "forged" | "revoked" if status != 401 => Some("must be 401"),
-        "no-role" | "reader" | "other-reader" if writes && done && !EVERYONES.contains(&op.name) => Some("must not change anything"),
-        p if p != "admin" && p != "other-admin" && rule.check == "rule:context_is_admin" && done => Some("is the administrator's"),
+        p if READERS.contains(&p) && writes && done && !EVERYONES.contains(&op.name) => Some("must not change anything"),
+        p if !p.ends_with("admin") && rule.check == "rule:context_is_admin" && done => Some("is the administrator's"),
         _ => None,
     }
 }
