@@ -12,7 +12,7 @@ use super::request::Rq;
 use crate::env::{Footers, Resp};
 use crate::http::{error, error_html, set, text};
 use bytes::Bytes;
-use caelum_rest::{Body, BoxError};
+use caelum_rest::{Body, BoxError, Interim, InterimHeaders};
 use caelum_swiftkit::{md5_hex, quorum_size};
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -273,13 +273,12 @@ impl Core {
         let (ip, local) = (ip.to_string(), self.nodes.is_local(ip, port));
         let (tx, rx) = mpsc::channel::<Piece>(QUEUE);
         let (ready, mut wanted) = oneshot::channel::<()>();
-        let ready = Arc::new(Mutex::new(Some(ready)));
-        let tell = move || drop(ready.lock().expect("no holder of this lock panics").take().map(|r| r.send(())));
-        let body = if local { gated(rx, Some(tell.clone())) } else { gated(rx, None::<fn()>) };
+        // A server in this process asks for the body when it wants it; the client library of another one
+        // asks at once, and only the server's `100 Continue` tells.
+        let body = gated(rx, local.then_some(ready));
         let mut request = self.request(node, r, headers, body)?;
-        if !local {
-            hyper::ext::on_informational(&mut request, move |_| tell());
-        }
+        let (interim, mut events) = Interim::channel();
+        request.extensions_mut().insert(interim);
         let (nodes, core, of) = (self.nodes.clone(), self.clone(), node.clone());
         let task = tokio::spawn(async move {
             match nodes.send(&ip, port, request, WHOLE_UPLOAD).await {
@@ -293,7 +292,8 @@ impl Core {
         let mut answer: BoxFuture<'static, Option<Reply>> = Box::pin(async move { task.await.ok().flatten() });
         let early = tokio::select! {
             biased;
-            _ = &mut wanted => None,
+            Some(_) = events.recv() => None,
+            Ok(()) = &mut wanted => None,
             reply = &mut answer => Some(reply?),
             () = tokio::time::sleep(self.options.node_timeout) => {
                 self.failed(node, "a storage server did not begin an upload", "no answer in time");
@@ -306,24 +306,21 @@ impl Core {
             return None;
         }
         let tx = early.is_none().then_some(tx);
-        Some(Putter { node: node.clone(), tx, answer, early, failed: false })
+        Some(Putter { node: node.clone(), tx, answer, early, events, local, failed: false })
     }
 }
 
 /// A body that tells when it is first asked for.
-fn gated(rx: mpsc::Receiver<Piece>, tell: Option<impl FnOnce() + Send + 'static>) -> Body {
-    let next = |(mut rx, tell): (mpsc::Receiver<Piece>, Option<_>)| async move {
+fn gated(rx: mpsc::Receiver<Piece>, tell: Option<oneshot::Sender<()>>) -> Body {
+    let next = |(mut rx, tell): (mpsc::Receiver<Piece>, Option<oneshot::Sender<()>>)| async move {
         if let Some(tell) = tell {
-            call(tell);
+            // Nobody listens any more: then the upload has been given up.
+            let _ = tell.send(());
         }
         let piece = rx.recv().await?;
         Some((piece.map(Frame::data), (rx, None)))
     };
     StreamBody::new(futures_util::stream::unfold((rx, tell), next)).boxed_unsync()
-}
-
-fn call(f: impl FnOnce()) {
-    f();
 }
 
 /// A node that takes an object's data.
@@ -333,6 +330,9 @@ pub(crate) struct Putter {
     answer: BoxFuture<'static, Option<Reply>>,
     /// Answered before the data.
     early: Option<Reply>,
+    /// Its `100 Continue` responses.
+    events: mpsc::UnboundedReceiver<InterimHeaders>,
+    local: bool,
     pub failed: bool,
 }
 

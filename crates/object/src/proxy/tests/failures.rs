@@ -161,3 +161,46 @@ async fn concurrent_gets_do_not_wait_for_a_slow_node() {
     assert_eq!(c.call("GET", "/v1/a/c/o", &[], "").await.status, 200);
     assert!(started.elapsed() < Duration::from_secs(2));
 }
+
+#[tokio::test]
+async fn over_sockets_too() {
+    for fault in [Fault::None, Fault::Status(507), Fault::Hang, Fault::StallAfter(1), Fault::FailAfter(1)] {
+        let c = Cluster::over_http(options()).await;
+        let (primaries, handoffs) = c.places("o");
+        primaries[2].fault(fault);
+        assert_eq!(c.call("PUT", "/v1/a/c/o", &[("if-none-match", "*")], big()).await.status, 201, "{fault:?}");
+        let before_data = matches!(fault, Fault::Status(_) | Fault::Hang);
+        assert_eq!(handoffs[0].get("/a/c/o").is_some(), before_data, "{fault:?}");
+        primaries[2].fault(Fault::None);
+        let get = c.call("GET", "/v1/a/c/o", &[], "").await;
+        assert_eq!((get.status, get.body == big(), get.broken), (200, true, false), "{fault:?}");
+        primaries[0].fault(Fault::BreakAfter(3_000_000));
+        primaries[1].fault(Fault::SilentAfter(3_000_000));
+        let get = c.call("GET", "/v1/a/c/o", &[], "").await;
+        let whole = fault == Fault::None || before_data;
+        assert!(get.broken != (get.body == big()) && (!whole || !get.broken), "{fault:?}");
+        primaries[0].fault(Fault::None);
+        primaries[1].fault(Fault::None);
+        // Refused before the data is read.
+        let (_tx, endless) = caelum_rest::stream_channel(1);
+        let again = c.call_with("PUT", "/v1/a/c/o", &[("if-none-match", "*"), ("content-length", "1000000")], endless, anyone()).await;
+        assert_eq!(again.status, 412, "{fault:?}");
+        assert_eq!(c.call("PUT", "/v1/a/c/o", &[("etag", "0")], big()).await.status, 422, "{fault:?}");
+        assert_eq!(c.call("PUT", "/v1/a/c/s", &[], "small").await.status, 201, "{fault:?}");
+        assert_eq!(c.call("GET", "/v1/a/c/s", &[], "").await.text(), "small");
+        assert_eq!(c.call("DELETE", "/v1/a/c/o", &[], "").await.status, 204, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_off_leaves_nothing_behind_sockets() {
+    let c = Cluster::over_http(options()).await;
+    for header in [("transfer-encoding", "chunked"), ("content-length", "1000000")] {
+        let (tx, body) = caelum_rest::stream_channel(4);
+        tx.send(Ok(Bytes::from(vec![1; 50_000]))).await.unwrap();
+        tx.send(Err(BoxError::from("gone"))).await.unwrap();
+        assert_eq!(c.call_with("PUT", "/v1/a/c/o", &[header], body, anyone()).await.status, 499);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(c.servers.iter().all(|s| s.get("/a/c/o").is_none()), "{header:?}");
+    }
+}

@@ -15,22 +15,25 @@ use std::time::Duration;
 
 const HASH_SUFFIX: &[u8] = b"test";
 
-/// A ring of three replicas over `n` devices, each its own server.
-fn ring(n: u32, first_port: u16) -> Ring {
-    let device = |i: u32| Device {
-        id: i,
-        region: 1,
-        zone: i + 1,
-        ip: "127.0.0.1".into(),
-        port: first_port + u16::try_from(i).unwrap(),
-        replication_ip: "127.0.0.1".into(),
-        replication_port: first_port + u16::try_from(i).unwrap(),
-        device: format!("d{i}"),
-        weight: 1.0,
-        meta: String::new(),
+/// A ring of three replicas over devices that are each their own server.
+fn ring(ports: &[u16]) -> Ring {
+    let n = u32::try_from(ports.len()).unwrap();
+    let device = |(i, port): (usize, &u16)| {
+        Some(Device {
+            id: u32::try_from(i).unwrap(),
+            region: 1,
+            zone: u32::try_from(i).unwrap() + 1,
+            ip: "127.0.0.1".into(),
+            port: *port,
+            replication_ip: "127.0.0.1".into(),
+            replication_port: *port,
+            device: format!("d{i}"),
+            weight: 1.0,
+            meta: String::new(),
+        })
     };
     let rows = (0..3).map(|r| (0..16).map(|p| (p + r) % n).collect()).collect();
-    Ring::new((0..n).map(|i| Some(device(i))).collect(), rows, 4)
+    Ring::new(ports.iter().enumerate().map(device).collect(), rows, 4)
 }
 
 struct Cluster {
@@ -38,6 +41,7 @@ struct Cluster {
     servers: Vec<Fake>,
     swift: Arc<SwiftConf>,
     ring: Arc<Ring>,
+    _handles: Vec<caelum_rest::ServerHandle>,
 }
 
 fn options() -> ProxyOptions {
@@ -56,18 +60,38 @@ impl Cluster {
     }
 
     fn with(options: ProxyOptions) -> Self {
+        let nodes = Nodes::default();
+        let servers: Vec<Fake> = (0..5).map(|_| Fake::default()).collect();
+        let ports = [6_200, 6_201, 6_202, 6_203, 6_204];
+        for (port, s) in ports.iter().zip(&servers) {
+            nodes.set_local("127.0.0.1", *port, Arc::new(s.clone()));
+        }
+        Self::over(options, nodes, servers, &ports)
+    }
+
+    /// The same with every server behind a socket.
+    async fn over_http(options: ProxyOptions) -> Self {
+        let servers: Vec<Fake> = (0..5).map(|_| Fake::default()).collect();
+        let (mut ports, mut handles) = (Vec::new(), Vec::new());
+        for s in &servers {
+            let server = caelum_rest::Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+            ports.push(server.addr().unwrap().port());
+            handles.push(server.start(Arc::new(s.clone())).unwrap());
+        }
+        let mut c = Self::over(options, Nodes::default(), servers, &ports);
+        c._handles = handles;
+        assert_eq!(c.call("PUT", "/v1/a/c", &[], "").await.status, 201);
+        c
+    }
+
+    fn over(options: ProxyOptions, nodes: Nodes, servers: Vec<Fake>, ports: &[u16]) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let env = Env { clock, rng: Arc::new(SeededRng::new(7)) };
         let hash = caelum_swiftkit::HashPath { prefix: Vec::new(), suffix: HASH_SUFFIX.to_vec() };
         let swift = Arc::new(SwiftConf { hash, policies: Policies::default() });
-        let nodes = Nodes::default();
-        let servers: Vec<Fake> = (0..5).map(|_| Fake::default()).collect();
-        for (i, s) in servers.iter().enumerate() {
-            nodes.set_local("127.0.0.1", 6_200 + u16::try_from(i).unwrap(), Arc::new(s.clone()));
-        }
-        let rings = Rings::fixed(ring(5, 6_200), ring(5, 6_200), vec![(0, ring(5, 6_200))]);
+        let rings = Rings::fixed(ring(ports), ring(ports), vec![(0, ring(ports))]);
         let proxy = Proxy::new(ProxyDeps { rings, nodes, swift: swift.clone(), env, options, cache: None });
-        Self { proxy, servers, swift, ring: Arc::new(ring(5, 6_200)) }
+        Self { proxy, servers, swift, ring: Arc::new(ring(ports)), _handles: Vec::new() }
     }
 
     /// The servers of an object's primaries, and the others in the order of handoffs.
