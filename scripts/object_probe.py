@@ -214,6 +214,18 @@ class Cluster:
                 time.sleep(0.1)
         raise SystemExit(f"the proxy does not answer; see {self.dir}/proxy.log")
 
+    def relink(self, action):
+        for node in self.nodes:
+            conf = f"{node.dir}/etc/object-server.conf"
+            command = self.command(node.kind, "object-relinker", conf)
+            if node.kind == "swift":
+                command = [*command[:-1], action, conf]
+            else:
+                command = [*command[:-1], conf, action]
+            done = subprocess.run(["ip", "netns", "exec", node.ns, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            if done.returncode != 0:
+                raise SystemExit(f"relinker {action} on node {node.n}: {done.stdout}")
+
     def stop_proxy(self):
         if self.proxy:
             try:
@@ -370,8 +382,70 @@ def replacer(cluster, stop, seconds, log):
         log.append(f"proxy:{cluster.proxy_kind}")
 
 
+def grower(cluster, stop, log):
+    """Moves a device's partitions away and back by weight, then doubles the partitions of the object ring."""
+
+    def ring(*args):
+        log.append(args[0])
+        cluster.ring(f"{cluster.swift_dir}/object.builder", *args)
+
+    for weight in ("0", "100"):
+        ring("set_weight", f"{NET}2/d1", weight, "--yes")
+        ring("pretend_min_part_hours_passed")
+        ring("rebalance")
+        if stop.wait(20):
+            return
+    # Servers look at the ring every 15 s; each step waits until all have seen the one before.
+    ring("prepare_increase_partition_power")
+    ring("write_ring")
+    stop.wait(20)
+    cluster.relink("relink")
+    ring("increase_partition_power")
+    ring("write_ring")
+    stop.wait(20)
+    cluster.relink("cleanup")
+    ring("finish_increase_partition_power")
+    ring("write_ring")
+    log.append("finished")
+
+
+def bit_rot(cluster, model):
+    """Flips one byte in the middle of every data file of one node; returns how many were hurt."""
+    hurt = 0
+    node = cluster.nodes[0]
+    for d in (1, 2):
+        for top, _, files in os.walk(os.path.join(node.device(d), "objects")):
+            for name in files:
+                path = os.path.join(top, name)
+                size = os.path.getsize(path)
+                if not name.endswith(".data") or not size:
+                    continue
+                with open(path, "r+b") as f:
+                    f.seek(size // 2)
+                    byte = f.read(1)
+                    f.seek(size // 2)
+                    f.write(bytes([byte[0] ^ 1]))
+                hurt += 1
+    # What the page cache holds was changed as well; nothing else has to be dropped.
+    wrong, client = 0, Client()
+    for name, states in model.state.items():
+        status, _, body = client.call("GET", name)
+        found = digest(body) if status == 200 else None if status == 404 else status
+        wrong += found not in states
+    node.spawn("object-auditor", node.command("object-auditor"))
+    return hurt, wrong
+
+
+def quarantined(node):
+    n = 0
+    for d in (1, 2):
+        top = os.path.join(node.device(d), "quarantined", "objects")
+        n += len(os.listdir(top)) if os.path.isdir(top) else 0
+    return n
+
+
 def dispersion(cluster, model):
-    """Replicas of live objects that are where reads look for them, in percent of three each."""
+    """Live objects, those that may or may not be there, and data files of all."""
     live = sum(states != {None} and None not in states for states in model.state.values())
     unsure = sum(None in states and len(states) > 1 for states in model.state.values())
     found = sum(replicas(cluster).values())
@@ -430,6 +504,8 @@ def main():
     p.add_argument("--sync", default="rsync", choices=["rsync", "ssync"])
     p.add_argument("--no-faults", action="store_true")
     p.add_argument("--replace", type=float, default=0, help="seconds between replacements of nodes by the other program, instead of faults")
+    p.add_argument("--grow", action="store_true", help="change the ring and double its partitions under load, instead of faults")
+    p.add_argument("--bit-rot", action="store_true", help="afterwards, hurt every data file of one node")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--recovery", type=float, default=15)
     p.add_argument("--device-mib", type=int, default=1024)
@@ -454,7 +530,9 @@ def main():
                     raise SystemExit("containers cannot be made")
         stop = threading.Event()
         threads = [threading.Thread(target=worker, args=(model, containers, args.seed * 1000 + i, args.operations // args.clients)) for i in range(args.clients)]
-        if args.replace:
+        if args.grow:
+            bad = threading.Thread(target=grower, args=(cluster, stop, faults))
+        elif args.replace:
             bad = threading.Thread(target=replacer, args=(cluster, stop, args.replace, faults))
         else:
             bad = threading.Thread(target=saboteur, args=(cluster, stop, args.seed, faults))
@@ -466,7 +544,7 @@ def main():
         for t in threads:
             t.join()
         took = time.time() - started
-        if not args.replace:
+        if not args.replace and not args.grow:
             stop.set()
         if not args.no_faults:
             bad.join()
@@ -486,6 +564,15 @@ def main():
         for line in problems[:20]:
             print("  " + line)
         failed = bool(problems) or converged > CONVERGED
+        if args.bit_rot and not failed:
+            hurt, wrong = bit_rot(cluster, model)
+            rotten = time.time()
+            while time.time() - rotten < 120 and (quarantined(cluster.nodes[0]) < hurt or verify(cluster, model, containers)):
+                time.sleep(2)
+            found = quarantined(cluster.nodes[0])
+            live, unsure, files = dispersion(cluster, model)
+            print(f"bit rot           {hurt} files hurt, {found} quarantined, {wrong} wrong answers, {files} data files of {live} objects after {time.time() - rotten:.0f} s")
+            failed = found < hurt or wrong or files < 3 * live
         print(f"problems          {len(problems)}")
     finally:
         cluster.teardown()
