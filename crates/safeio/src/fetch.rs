@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use caelum_base::{Error, Result};
 use http::{Request, Uri, header};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use tokio::net::TcpStream;
@@ -63,6 +63,39 @@ pub async fn fetch(url: &str, policy: &FetchPolicy, mut sink: impl FnMut(Bytes) 
     match tokio::time::timeout(policy.timeout, transfer).await {
         Ok(result) => result,
         Err(_) => Err(Error::timeout("The download took too long.")),
+    }
+}
+
+/// Whether a URL could be fetched or posted to at all: its form, not where it leads. Errors: `Invalid`.
+pub fn check_url(url: &str) -> Result<()> {
+    parse(url).map(|_| ())
+}
+
+/// Sends `body` to `url` with the checks of [`fetch`]; returns the status. Redirects are not followed, and what the
+/// server says is not read. At most ten seconds.
+pub async fn post(url: &str, policy: &FetchPolicy, content_type: &str, body: Bytes) -> Result<u16> {
+    let target = parse(url)?;
+    let exchange = async {
+        let stream = connect(&target, policy).await?;
+        let broken = |e: hyper::Error| Error::unavailable("The request failed.").caused_by(e);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let request = Request::post(target.uri.path_and_query().map_or("/", |p| p.as_str()))
+            .header(header::HOST, target.uri.authority().map_or("", |a| a.as_str()))
+            .header(header::CONTENT_TYPE, content_type)
+            .header(header::CONNECTION, "close")
+            .body(Full::new(body))
+            .map_err(|e| Error::invalid("The URL is invalid.").caused_by(e))?;
+        let answer = async { sender.send_request(request).await.map_err(broken).map(|r| r.status().as_u16()) };
+        tokio::pin!(answer, connection);
+        tokio::select! {
+            biased;
+            status = &mut answer => status,
+            _ = &mut connection => answer.await,
+        }
+    };
+    match tokio::time::timeout(policy.timeout.min(Duration::from_secs(10)), exchange).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::timeout("The request took too long.")),
     }
 }
 
@@ -297,6 +330,16 @@ mod tests {
             }
         });
         base
+    }
+
+    #[tokio::test]
+    async fn posts_go_where_fetches_may() {
+        let open = FetchPolicy { allowed_networks: vec!["127.0.0.0/8".parse().unwrap()], ..FetchPolicy::default() };
+        let base = server("HTTP/1.1 204 No Content\r\n\r\n").await;
+        let body = Bytes::from_static(b"{}");
+        assert_eq!(post(&base, &open, "application/json", body.clone()).await.unwrap(), 204);
+        assert_eq!(post(&base, &FetchPolicy::default(), "application/json", body).await.unwrap_err().kind, ErrorKind::Invalid);
+        assert!(check_url("http://127.1/").is_err() && check_url("http://a.example/x").is_ok());
     }
 
     #[tokio::test]
