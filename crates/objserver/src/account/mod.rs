@@ -5,8 +5,8 @@ mod read;
 mod write;
 
 use crate::db::{
-    Answer, DbServerConfig, Disks, Fail, MAX_DISK_WORK, Params, Resp, Target, blocking, no_device, read_body, rpc, set, status, text_reply,
-    timestamp,
+    Answer, DbServerConfig, Disks, Fail, MAX_DISK_WORK, Params, Resp, Target, blocking, no_device, push, read_body, rpc, set, status,
+    text_reply, timestamp,
 };
 use caelum_broker::{AccountBroker, storage_directory};
 use caelum_rest::{Body, HttpService};
@@ -60,6 +60,7 @@ impl Inner {
                 let body = read_body(body).await?;
                 self.run(move |s| rpc::serve::<AccountBroker>(&s.disks, &s.config.pool, &target, &body)).await
             }
+            "PUSH" => push::receive(self.disks.clone(), parse(3)?, body).await,
             "GET" | "HEAD" => {
                 let target = parse(3)?;
                 target.check_reserved()?;

@@ -8,8 +8,8 @@ mod read;
 mod write;
 
 use crate::db::{
-    Answer, DbServerConfig, Disks, Fail, MAX_DISK_WORK, Params, Resp, SyncRealms, Target, blocking, no_device, read_body, rpc, status,
-    text_reply, timestamp,
+    Answer, DbServerConfig, Disks, Fail, MAX_DISK_WORK, Params, Resp, SyncRealms, Target, blocking, no_device, push, read_body, rpc,
+    status, text_reply, timestamp,
 };
 use caelum_broker::{ContainerBroker, storage_directory};
 use caelum_rest::{Body, HttpService};
@@ -85,6 +85,7 @@ impl Inner {
                 let body = read_body(body).await?;
                 self.run(move |s| rpc::serve::<ContainerBroker>(&s.disks, &s.config.pool, &target, &body)).await
             }
+            "PUSH" => push::receive(self.disks.clone(), parse(3, 3)?, body).await,
             "GET" | "HEAD" => {
                 let target = parse(4, 5)?;
                 target.check_reserved()?;

@@ -2,6 +2,7 @@
 
 mod disk;
 mod format;
+pub(crate) mod push;
 mod reply;
 mod request;
 pub(crate) mod rpc;
