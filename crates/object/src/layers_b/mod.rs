@@ -5,9 +5,12 @@
 //! documentation of its middleware and API, and its behaviour.
 
 pub mod account_quotas;
+pub mod cname_lookup;
 pub mod container_quotas;
+pub mod container_sync;
 pub mod crypto;
 pub mod digest;
+pub mod domain_remap;
 pub mod etag_quoter;
 pub mod formpost;
 pub mod ratelimit;
@@ -17,3 +20,4 @@ pub mod tempurl;
 
 mod capped;
 mod common;
+mod rewrite;
