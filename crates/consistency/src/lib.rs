@@ -4,3 +4,4 @@
 pub mod account;
 pub mod container;
 pub mod db;
+pub mod object;
