@@ -36,7 +36,7 @@ impl Rates {
             }
             out.push((size.parse().map_err(|_| bad())?, rate));
         }
-        out.sort_by(|a, b| a.0.cmp(&b.0));
+        out.sort_by_key(|(size, _)| *size);
         Ok(Self(out))
     }
 
