@@ -1,6 +1,7 @@
 //! The services of one process and how they know each other.
 
 use crate::hosts::{self, Host};
+use crate::object::ObjectStore;
 use crate::{DataDir, Settings};
 use caelum_base::{Env, Error, Result, Secret};
 use caelum_client::{Locals, ServiceClient};
@@ -20,6 +21,7 @@ const SERVICES: &[(&str, &str, &str, &str, &[&str])] = &[
     ("compute", "nova", "/compute", "/v2.1", &[]),
     ("network", "neutron", "/network", "", &[]),
     ("block-storage", "cinder", "/volume", "/v3", &["volumev3"]),
+    ("object-store", "swift", "/object", "/v1/AUTH_$(project_id)s", &[]),
 ];
 
 /// Running services.
@@ -31,6 +33,7 @@ pub struct Cloud {
     placement: caelum_placement::Service,
     network: caelum_network::Service,
     block: caelum_block::Service,
+    object: ObjectStore,
     compute: caelum_compute::Service,
     metadata: ServerHandle,
     locals: Arc<Locals>,
@@ -97,12 +100,14 @@ impl Cloud {
         locals.set("network", network.api());
         let block = start_block(&common, &peers).await?;
         locals.set("block-storage", block.api());
+        let object = ObjectStore::start(settings, &env, common.validator.clone(), None).await?;
+        locals.set("object-store", object.api());
         let compute = start_compute(&common, &peers, settings, &host, metadata_secret, url).await?;
         locals.set("compute", compute.api());
-        progress("image, placement, network, block storage, compute");
+        progress("image, placement, network, block storage, object storage, compute");
         let metadata = metadata.start(compute.metadata())?;
         let front = front(url, &locals, identity.api(), compute.console());
-        Ok(Self { front, host, identity, image, placement, network, block, compute, metadata, locals })
+        Ok(Self { front, host, identity, image, placement, network, block, object, compute, metadata, locals })
     }
 
     pub fn front(&self) -> Arc<dyn HttpService> {
@@ -118,6 +123,7 @@ impl Cloud {
         self.metadata.halt();
         self.compute.stop().await;
         self.block.stop().await;
+        self.object.stop().await;
         self.network.stop().await;
         self.image.stop().await;
         self.identity.stop().await;
@@ -176,6 +182,7 @@ impl Cloud {
             self.placement.operations(),
             self.network.operations(),
             self.block.operations(),
+            self.object.operations(),
             self.compute.operations(),
         ];
         all.into_iter().flatten().collect()

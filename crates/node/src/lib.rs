@@ -8,6 +8,7 @@ pub mod admin;
 mod cloud;
 mod handle;
 mod hosts;
+mod object;
 mod options;
 mod paths;
 

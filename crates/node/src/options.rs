@@ -68,5 +68,23 @@ pub const OPTIONS: &[Opt] = &[
         "yes",
         "Let guests reach the outside through this host's address (only with a bridge of our own).",
     ),
+    Opt::new(
+        "object.devices",
+        Kind::List,
+        "",
+        "Directories that keep objects, each on a disk of its own: up to three copies of everything lie on different ones; empty means one directory below the data directory.",
+    ),
+    Opt::new(
+        "object.listen",
+        Kind::Str,
+        "",
+        "Address and port of a listener of object storage's own, with Swift at /v1, tempauth at /auth and S3 at /; empty means none.",
+    ),
+    Opt::new(
+        "object.tempauth_users",
+        Kind::SecretStr,
+        "",
+        "Users of object storage that the identity service does not know: ACCOUNT:USER = KEY GROUP …, separated by semicolons (groups: .admin, .reseller_admin, .reseller_reader).",
+    ),
     Opt::new("image.max_size", Kind::Size, "1T", "Largest image."),
 ];

@@ -16,9 +16,9 @@ pub const DOMAIN_SYSMETA: &str = "x-account-sysmeta-project-domain-id";
 /// No project's domain has this id.
 const UNKNOWN: &str = "_unknown";
 
-/// Rules for callers with tokens of the identity service.
-pub struct Keystone {
-    pub validator: Arc<dyn TokenValidator>,
+/// How the rules for projects' accounts are set up.
+#[derive(Clone, Debug)]
+pub struct KeystoneOptions {
     pub resellers: Resellers,
     /// Role that may do anything with any account.
     pub reseller_admin_role: String,
@@ -30,21 +30,48 @@ pub struct Keystone {
     pub names_in_acls: bool,
 }
 
-fn has_role(roles: &[String], wanted: &[String]) -> bool {
-    roles.iter().any(|r| wanted.iter().any(|w| w.eq_ignore_ascii_case(r)))
-}
-
-impl Keystone {
+impl Default for KeystoneOptions {
     /// Upstream's defaults with our roles.
-    pub fn new(validator: Arc<dyn TokenValidator>) -> Self {
+    fn default() -> Self {
         Self {
-            validator,
             resellers: Resellers::default(),
             reseller_admin_role: "ResellerAdmin".into(),
             system_reader_roles: Vec::new(),
             default_domain: "default".into(),
             names_in_acls: true,
         }
+    }
+}
+
+impl KeystoneOptions {
+    /// From the section `filter:keystoneauth` of `proxy-server.conf`.
+    pub fn from_options(options: &[(String, String)]) -> Self {
+        let get = |key: &str| options.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+        let d = Self::default();
+        let readers = get("system_reader_roles").unwrap_or_default().split(',').map(str::trim).filter(|r| !r.is_empty());
+        Self {
+            resellers: Resellers::from_options(options),
+            reseller_admin_role: get("reseller_admin_role").map_or(d.reseller_admin_role, str::to_string),
+            system_reader_roles: readers.map(str::to_string).collect(),
+            default_domain: get("default_domain_id").map_or(d.default_domain, str::to_string),
+            names_in_acls: get("allow_names_in_acls").is_none_or(crate::http::is_true_text),
+        }
+    }
+}
+
+/// Rules for callers with tokens of the identity service.
+pub struct Keystone {
+    validator: Arc<dyn TokenValidator>,
+    pub options: KeystoneOptions,
+}
+
+fn has_role(roles: &[String], wanted: &[String]) -> bool {
+    roles.iter().any(|r| wanted.iter().any(|w| w.eq_ignore_ascii_case(r)))
+}
+
+impl Keystone {
+    pub fn new(validator: Arc<dyn TokenValidator>, options: KeystoneOptions) -> Self {
+        Self { validator, options }
     }
 
     /// The caller behind a token, and behind the service token sent with it. `None` when either is not valid:
@@ -72,7 +99,7 @@ impl Keystone {
             project_name: auth.project.as_ref().map(|p| p.name.clone()),
             user_domain_id: Some(auth.user_domain.id.clone()),
             project_domain_id: auth.project_domain.as_ref().map(|d| d.id.clone()),
-            reseller_admin: has_role(&roles, std::slice::from_ref(&self.reseller_admin_role)),
+            reseller_admin: has_role(&roles, std::slice::from_ref(&self.options.reseller_admin_role)),
             roles,
             service_roles: auth.creds.service_roles.clone(),
             groups: Vec::new(),
@@ -80,7 +107,7 @@ impl Keystone {
     }
 
     fn matches(&self, account: &str, caller: &Caller) -> bool {
-        caller.project_id.as_deref().is_some_and(|p| self.resellers.is_account_of(account, p))
+        caller.project_id.as_deref().is_some_and(|p| self.options.resellers.is_account_of(account, p))
     }
 
     /// Whether the account is the caller's to rule.
@@ -88,7 +115,7 @@ impl Keystone {
         if caller.reseller_admin {
             return true;
         }
-        let Some(rules) = self.resellers.of(account).filter(|_| self.matches(account, caller)) else { return false };
+        let Some(rules) = self.options.resellers.of(account).filter(|_| self.matches(account, caller)) else { return false };
         let service = rules.service_roles.is_empty() || has_role(&caller.service_roles, &rules.service_roles);
         service && has_role(&caller.roles, &rules.operator_roles)
     }
@@ -96,7 +123,7 @@ impl Keystone {
     /// Whether the request may be done.
     pub async fn admits(&self, r: &Request<'_>, caller: &Caller, acl: Option<&str>, info: &dyn InfoSource, environ: &Environ) -> bool {
         let reads = matches!(*r.method, Method::GET | Method::HEAD);
-        if caller.reseller_admin || (reads && has_role(&caller.roles, &self.system_reader_roles)) {
+        if caller.reseller_admin || (reads && has_role(&caller.roles, &self.options.system_reader_roles)) {
             return true;
         }
         // Nobody removes an account of their own.
@@ -118,7 +145,7 @@ impl Keystone {
         if self.owns(account, caller) {
             return true;
         }
-        let readers = self.resellers.of(account).is_some_and(|rules| has_role(&caller.roles, &rules.project_reader_roles));
+        let readers = self.options.resellers.of(account).is_some_and(|rules| has_role(&caller.roles, &rules.project_reader_roles));
         if reads && readers {
             return true;
         }
@@ -142,15 +169,15 @@ impl Keystone {
     }
 
     async fn names_allowed(&self, r: &Request<'_>, caller: &Caller, info: &dyn InfoSource, environ: &Environ) -> bool {
-        let is_default = |d: &Option<String>| d.as_ref().is_none_or(|d| *d == self.default_domain);
-        if !self.names_in_acls || !is_default(&caller.user_domain_id) || !is_default(&caller.project_domain_id) {
+        let is_default = |d: &Option<String>| d.as_ref().is_none_or(|d| *d == self.options.default_domain);
+        if !self.options.names_in_acls || !is_default(&caller.user_domain_id) || !is_default(&caller.project_domain_id) {
             return false;
         }
         if self.matches(&r.path.account, caller) {
             return true;
         }
         let account = info.account_info(environ, &r.path.account).await;
-        account.really_exists && account.sysmeta("project-domain-id").is_none_or(|d| d == self.default_domain)
+        account.really_exists && account.sysmeta("project-domain-id").is_none_or(|d| d == self.options.default_domain)
     }
 
     /// What to note of the domain of an account's project at this request, if anything.
@@ -166,7 +193,7 @@ impl Keystone {
         let domain = caller.project_domain_id.clone().filter(|_| own);
         match known {
             _ if !account.really_exists => Some(if own { domain.unwrap_or_default() } else { UNKNOWN.into() }),
-            None if domain.as_ref() == Some(&self.default_domain) => domain,
+            None if domain.as_ref() == Some(&self.options.default_domain) => domain,
             Some(UNKNOWN) if own => Some(domain.unwrap_or_default()),
             _ => None,
         }

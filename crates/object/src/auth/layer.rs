@@ -61,7 +61,7 @@ impl AuthDeps {
             (Some(c), _, Some(t)) if is_temp(c) => t.admits(r, Some(c), acl, &*self.info, &asked).await,
             (Some(c), Some(k), _) if !is_temp(c) => k.admits(r, c, acl, &*self.info, &asked).await,
             (Some(_), _, _) => false,
-            (None, Some(k), _) => k.resellers.of(&r.path.account).is_some() && open_to_all(r, acl),
+            (None, Some(k), _) => k.options.resellers.of(&r.path.account).is_some() && open_to_all(r, acl),
             (None, None, Some(t)) => t.admits(r, None, acl, &*self.info, &asked).await,
             (None, None, None) => false,
         }

@@ -14,7 +14,7 @@ mod rules;
 mod tempauth;
 
 pub use acl::{AccountAcl, Acl, check_account_acl};
-pub use keystone::{DOMAIN_SYSMETA, Keystone};
+pub use keystone::{DOMAIN_SYSMETA, Keystone, KeystoneOptions};
 pub use layer::{Auth, AuthDeps};
 pub use rules::{Reseller, Resellers};
 pub use tempauth::{KnownUser, TempAuth, TempAuthOptions, TempUser};

@@ -65,7 +65,7 @@ fn world(acl: Option<&str>) -> World {
     let cache = Arc::new(MemoryCache::new(env.clone()));
     let deps = AuthDeps {
         info: info.clone(),
-        keystone: Some(Arc::new(Keystone::new(Arc::new(validator)))),
+        keystone: Some(Arc::new(Keystone::new(Arc::new(validator), KeystoneOptions::default()))),
         tempauth: Some(Arc::new(TempAuth::new(temp, env.clone(), cache))),
     };
     let controller = Arc::new(Controller { acl: acl.map(str::to_string), seen: Mutex::default() });
@@ -159,7 +159,7 @@ async fn container_lists() {
 async fn names_in_lists_count_in_the_default_domain_only() {
     let w = world(Some("p2:user-other"));
     let acl = Some("name:user-other");
-    let keystone = Keystone::new(Arc::new(StaticValidator::default()));
+    let keystone = Keystone::new(Arc::new(StaticValidator::default()), KeystoneOptions::default());
     let caller = Caller {
         user_id: "u".into(),
         user_name: "user-other".into(),
@@ -212,8 +212,7 @@ async fn service_accounts_need_a_service() {
     let options = [("reseller_prefix", "AUTH, SERVICE"), ("SERVICE_service_roles", "service"), ("operator_roles", "member")];
     let options: Vec<(String, String)> = options.iter().map(|(k, v)| ((*k).to_string(), (*v).to_string())).collect();
     let validator = StaticValidator::default().with("member", "p1", &["member"]).with("svc", "p4", &["service"]);
-    let mut keystone = Keystone::new(Arc::new(validator));
-    keystone.resellers = Resellers::from_options(&options);
+    let keystone = Keystone::new(Arc::new(validator), KeystoneOptions::from_options(&options));
     let get = Method::GET;
     for (service, want) in [(None, false), (Some("svc"), true)] {
         let caller = keystone.caller("member", service, &get, "/v1/SERVICE_p1").await.unwrap().unwrap();

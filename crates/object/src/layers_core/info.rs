@@ -9,7 +9,7 @@ use http::Method;
 use serde_json::{Map, Value, json};
 use sha1::Sha1;
 use sha2::{Sha256, Sha512};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What `/info` tells and to whom.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +25,21 @@ pub struct InfoOptions {
 /// Answers `/info`: what this store can do, one section per layer.
 pub struct Info {
     next: Arc<dyn HttpService>,
-    state: Arc<State>,
+    about: Arc<OnceLock<About>>,
+}
+
+/// What there is to tell. Layers outside the one that tells it add to it, so it is filled in last.
+pub struct About(State);
+
+impl About {
+    /// `sections` as the layers of this pipeline declare them.
+    pub fn new(env: Env, options: InfoOptions, sections: Map<String, Value>, admin: Map<String, Value>) -> Self {
+        let mut public = Value::Object(sections);
+        for section in &options.disallowed {
+            remove(&mut public, section);
+        }
+        Self(State { env, options, public, admin })
+    }
 }
 
 struct State {
@@ -36,19 +50,9 @@ struct State {
 }
 
 impl Info {
-    /// `sections` as the layers of this pipeline declare them.
-    pub fn new(
-        next: Arc<dyn HttpService>,
-        env: Env,
-        options: InfoOptions,
-        sections: Map<String, Value>,
-        admin: Map<String, Value>,
-    ) -> Self {
-        let mut public = Value::Object(sections);
-        for section in &options.disallowed {
-            remove(&mut public, section);
-        }
-        Self { next, state: Arc::new(State { env, options, public, admin }) }
+    /// `about` must be filled before the first request; until then the answer is 503.
+    pub fn new(next: Arc<dyn HttpService>, about: Arc<OnceLock<About>>) -> Self {
+        Self { next, about }
     }
 }
 
@@ -139,7 +143,7 @@ impl HttpService for Info {
         if req.uri().path() != "/info" {
             return self.next.call(req);
         }
-        let state = self.state.clone();
-        Box::pin(async move { state.answer(&req) })
+        let answer = self.about.get().map_or_else(|| error(503), |about| about.0.answer(&req));
+        Box::pin(async move { answer })
     }
 }

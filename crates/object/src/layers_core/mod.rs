@@ -13,7 +13,7 @@ mod xml;
 pub use access_log::AccessLog;
 pub use catch_errors::CatchErrors;
 pub use gatekeeper::Gatekeeper;
-pub use info::{Info, InfoOptions};
+pub use info::{About, Info, InfoOptions};
 pub use listing_formats::ListingFormats;
 pub use name_check::{NameCheck, NameCheckOptions};
 pub use python_json::python_json;

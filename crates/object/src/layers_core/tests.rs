@@ -210,7 +210,8 @@ fn json_as_python_writes_it() {
 fn info(options: InfoOptions) -> Info {
     let sections = json!({"swift": {"version": "1", "max": 2}, "slo": {}});
     let Value::Object(sections) = sections else { unreachable!() };
-    Info::new(fixed(|_| error(404)), env(), options, sections, Map::new())
+    let about = Arc::new(std::sync::OnceLock::from(About::new(env(), options, sections, Map::new())));
+    Info::new(fixed(|_| error(404)), about)
 }
 
 #[tokio::test]

@@ -1,5 +1,157 @@
 //! The whole pipeline, in upstream's order.
 
 mod operations;
+mod options;
 
 pub use operations::{Operation, Operations, Resource, infos, operations};
+pub use options::Options;
+
+use crate::auth::{Auth, AuthDeps, Keystone, TempAuth};
+use crate::layers_a::{Bulk, Copy, Dlo, Slo, Symlink};
+use crate::layers_b::account_quotas::AccountQuotas;
+use crate::layers_b::container_quotas::ContainerQuotas;
+use crate::layers_b::crypto::Encryption;
+use crate::layers_b::formpost::FormPost;
+use crate::layers_b::tempurl::TempUrl;
+use crate::layers_core::{About, AccessLog, CatchErrors, CrossDomain, Gatekeeper, HealthCheck, Info, ListingFormats, NameCheck};
+use crate::proxy::{Cache, InfoSource, MemoryCache, Proxy, ProxyDeps};
+use caelum_base::{Env, Result};
+use caelum_rest::{HttpService, OpInfo, TokenValidator};
+use caelum_ring::Rings;
+use caelum_swiftkit::{Nodes, SwiftConf};
+use serde_json::{Map, Value, json};
+use std::sync::{Arc, OnceLock};
+
+/// What a layer from outside this crate can work with.
+pub struct Around {
+    pub env: Env,
+    pub info: Arc<dyn InfoSource>,
+    pub cache: Arc<dyn Cache>,
+    pub swift: Arc<SwiftConf>,
+    pub tempauth: Option<Arc<TempAuth>>,
+    /// Sections of `/info`, to which the layer may add its own.
+    pub sections: Map<String, Value>,
+}
+
+/// Puts a layer before the authentication; it gets what follows it.
+pub type BeforeAuth = Box<dyn FnOnce(Arc<dyn HttpService>, &mut Around) -> Arc<dyn HttpService> + Send>;
+
+/// What the pipeline is made from.
+pub struct Deps {
+    pub env: Env,
+    pub rings: Rings,
+    pub nodes: Nodes,
+    pub swift: Arc<SwiftConf>,
+    /// Shared with other proxies; `None`: this process's own.
+    pub cache: Option<Arc<dyn Cache>>,
+    /// Tokens of an identity service; `None`: there is none.
+    pub validator: Option<Arc<dyn TokenValidator>>,
+    pub options: Options,
+    pub before_auth: Option<BeforeAuth>,
+}
+
+/// The object store's API, ready to serve.
+#[derive(Clone)]
+pub struct Service {
+    front: Arc<dyn HttpService>,
+    proxy: Arc<Proxy>,
+}
+
+impl Service {
+    /// Serves clients: paths `/v1/account…`, `/info`, `/healthcheck` and what the layers add.
+    pub fn api(&self) -> Arc<dyn HttpService> {
+        self.front.clone()
+    }
+
+    /// What is known of accounts, containers and objects.
+    pub fn info(&self) -> Arc<dyn InfoSource> {
+        self.proxy.clone()
+    }
+
+    /// Serves requests of the program's own, which carry [`crate::env::Environ::internal`]: no layer but symbolic
+    /// links stands before the controllers, as in upstream's internal client.
+    pub fn internal(&self) -> Arc<dyn HttpService> {
+        Arc::new(Symlink::new(self.proxy.clone()))
+    }
+
+    pub fn operations(&self) -> Vec<OpInfo> {
+        infos()
+    }
+}
+
+/// Builds the pipeline from its last layer to its first. Errors: `Invalid` for an option.
+pub fn start(deps: Deps) -> Result<Service> {
+    let Deps { env, rings, nodes, swift, cache, validator, options, before_auth } = deps;
+    let cache = cache.unwrap_or_else(|| Arc::new(MemoryCache::new(env.clone())));
+    let proxy = Proxy::new(ProxyDeps {
+        rings,
+        nodes,
+        swift: swift.clone(),
+        env: env.clone(),
+        options: options.proxy.clone(),
+        cache: Some(cache.clone()),
+    });
+    let tempauth = options.tempauth.clone().map(|t| Arc::new(TempAuth::new(t, env.clone(), cache.clone())));
+    let keystone = validator.map(|v| Arc::new(Keystone::new(v, options.keystone.clone())));
+    let mut around = Around { env, info: proxy.clone(), cache, swift, tempauth, sections: Map::new() };
+    around.sections.insert("swift".into(), options.swift_section(&around.swift));
+    let at = behind_auth(proxy.clone(), &options, &mut around);
+    let auth = AuthDeps { info: around.info.clone(), keystone, tempauth: around.tempauth.clone() };
+    if around.tempauth.is_some() {
+        around.sections.insert("tempauth".into(), json!({"account_acls": true}));
+    }
+    let at: Arc<dyn HttpService> = Arc::new(Auth::new(at, auth));
+    let front = before(at, &options, &mut around, before_auth)?;
+    Ok(Service { front, proxy })
+}
+
+/// The layers between authentication and controllers.
+fn behind_auth(proxy: Arc<Proxy>, o: &Options, a: &mut Around) -> Arc<dyn HttpService> {
+    let mut at: Arc<dyn HttpService> = proxy;
+    if let Some(keymaster) = &o.keymaster {
+        let layer = Encryption::new(at, keymaster.clone(), a.env.clone());
+        at = Arc::new(if o.disable_encryption { layer.read_only() } else { layer });
+        a.sections.insert("encryption".into(), json!({"enabled": !o.disable_encryption}));
+    }
+    at = Arc::new(Symlink::new(at));
+    a.sections.insert("symlink".into(), Symlink::info());
+    at = Arc::new(Dlo::new(at, a.env.clone(), o.dlo_pace.clone()));
+    a.sections.insert("dlo".into(), json!({"max_segments_per_get": 10_000}));
+    at = Arc::new(Slo::new(at, a.info.clone(), a.swift.hash.clone(), a.env.clone(), o.slo.clone()));
+    a.sections.insert("slo".into(), o.slo.info());
+    at = Arc::new(AccountQuotas::new(at, a.info.clone(), Arc::new(a.swift.policies.clone())));
+    a.sections.insert("account_quotas".into(), json!({}));
+    at = Arc::new(ContainerQuotas::new(at, a.info.clone()));
+    a.sections.insert("container_quotas".into(), json!({}));
+    Arc::new(Copy::new(at))
+}
+
+/// The layers up to authentication.
+fn before(mut at: Arc<dyn HttpService>, o: &Options, a: &mut Around, hook: Option<BeforeAuth>) -> Result<Arc<dyn HttpService>> {
+    at = Arc::new(Operations::new(at));
+    let about = Arc::new(OnceLock::new());
+    at = Arc::new(Info::new(at, about.clone()));
+    if let Some(hook) = hook {
+        at = hook(at, a);
+    }
+    at = Arc::new(FormPost::new(at, a.info.clone(), o.formpost_digests.clone(), a.env.clone()));
+    a.sections.insert("formpost".into(), FormPost::info(&o.formpost_digests));
+    at = Arc::new(TempUrl::new(at, a.info.clone(), o.tempurl.clone(), a.env.clone()));
+    a.sections.insert("tempurl".into(), o.tempurl.info());
+    at = Arc::new(Bulk::new(at, o.bulk.clone()));
+    for (name, section) in o.bulk.info() {
+        a.sections.insert(name.into(), section);
+    }
+    at = Arc::new(ListingFormats::new(at));
+    if let Some(options) = &o.name_check {
+        at = Arc::new(NameCheck::new(at, options.clone())?);
+    }
+    at = Arc::new(AccessLog::new(at));
+    at = Arc::new(CrossDomain::new(at, o.cross_domain_policy.as_deref()));
+    a.sections.insert("crossdomain".into(), json!({}));
+    at = Arc::new(HealthCheck::new(at, o.disable_path.clone()));
+    at = Arc::new(Gatekeeper::new(at, o.allow_reserved_names_header));
+    // Every layer has been made and has said what it can do.
+    let _ = about.set(About::new(a.env.clone(), o.info.clone(), a.sections.clone(), Map::new()));
+    Ok(Arc::new(CatchErrors::new(at, a.env.clone(), &o.trans_id_suffix)))
+}

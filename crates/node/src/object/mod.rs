@@ -1,0 +1,5 @@
+//! Object storage: embedded in the cloud, or as a node of a cluster made of Swift's own files.
+
+mod embedded;
+
+pub use embedded::ObjectStore;

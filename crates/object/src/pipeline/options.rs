@@ -1,0 +1,75 @@
+use crate::auth::{KeystoneOptions, TempAuthOptions};
+use crate::layers_a::{BulkConfig, Pace, SloConfig};
+use crate::layers_b::crypto::Keymaster;
+use crate::layers_b::digest::AllowedDigests;
+use crate::layers_b::tempurl::TempUrlOptions;
+use crate::layers_core::{InfoOptions, NameCheckOptions};
+use crate::proxy::ProxyOptions;
+use caelum_swiftkit::SwiftConf;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The options of every layer, upstream's defaults by default.
+#[derive(Clone, Default)]
+pub struct Options {
+    pub proxy: ProxyOptions,
+    pub info: InfoOptions,
+    pub keystone: KeystoneOptions,
+    pub tempauth: Option<TempAuthOptions>,
+    pub trans_id_suffix: String,
+    /// `/healthcheck` answers 503 while this file is there.
+    pub disable_path: Option<PathBuf>,
+    pub cross_domain_policy: Option<String>,
+    /// `None`: names are not checked beyond what the store needs.
+    pub name_check: Option<NameCheckOptions>,
+    pub allow_reserved_names_header: bool,
+    pub bulk: BulkConfig,
+    pub tempurl: TempUrlOptions,
+    pub formpost_digests: AllowedDigests,
+    pub slo: SloConfig,
+    pub dlo_pace: Pace,
+    /// Objects are encrypted at rest with keys derived from its.
+    pub keymaster: Option<Arc<Keymaster>>,
+    pub disable_encryption: bool,
+}
+
+impl Options {
+    /// The section `swift` of `/info`.
+    pub fn swift_section(&self, swift: &SwiftConf) -> Value {
+        let (p, l) = (&self.proxy, &self.proxy.limits);
+        let policies: Vec<Value> = swift
+            .policies
+            .iter()
+            .filter(|p| !p.is_deprecated)
+            .map(|p| {
+                let names: Vec<&str> = std::iter::once(p.name.as_str()).chain(p.aliases.iter().map(String::as_str)).collect();
+                match p.is_default {
+                    true => json!({"name": p.name, "aliases": names.join(", "), "default": true}),
+                    false => json!({"name": p.name, "aliases": names.join(", ")}),
+                }
+            })
+            .collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "strict_cors_mode": p.strict_cors_mode,
+            "policies": policies,
+            "allow_account_management": p.allow_account_management,
+            "account_autocreate": p.account_autocreate,
+            "allow_open_expired": p.allow_open_expired,
+            "max_file_size": l.max_file_size,
+            "max_meta_name_length": l.max_meta_name_length,
+            "max_meta_value_length": l.max_meta_value_length,
+            "max_meta_count": l.max_meta_count,
+            "max_meta_overall_size": l.max_meta_overall_size,
+            "max_header_size": l.max_header_size,
+            "max_request_line": caelum_base::limits::MAX_LINE_BYTES,
+            "max_object_name_length": l.max_object_name_length,
+            "container_listing_limit": l.container_listing_limit,
+            "account_listing_limit": l.account_listing_limit,
+            "max_account_name_length": l.max_account_name_length,
+            "max_container_name_length": l.max_container_name_length,
+            "extra_header_count": 0,
+        })
+    }
+}
