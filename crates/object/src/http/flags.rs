@@ -19,3 +19,7 @@ pub struct OriginalMethod(pub http::Method);
 /// are refusals, as (quoted name, reason).
 #[derive(Clone)]
 pub struct ManifestHook(pub Arc<dyn Fn(&mut Vec<Value>) -> Vec<(String, String)> + Send + Sync>);
+
+/// On a response: the listing is JSON whatever the client asked for (versions of objects).
+#[derive(Clone, Copy, Debug)]
+pub struct ListingAsIs;

@@ -11,6 +11,7 @@ mod heartbeat;
 mod segments;
 mod slo;
 mod symlink;
+mod versions;
 
 pub use bulk::{Bulk, BulkConfig};
 pub use copy::Copy;
@@ -18,3 +19,4 @@ pub use dlo::Dlo;
 pub use segments::Pace;
 pub use slo::{Slo, SloConfig};
 pub use symlink::{SYMLOOP_MAX, Symlink};
+pub use versions::{ObjectVersioning, VersionedWrites};
