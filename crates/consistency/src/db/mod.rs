@@ -6,6 +6,9 @@ mod replicas;
 mod replicate;
 mod walk;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use audit::device_names;
 pub use audit::{AuditStats, audit_accounts, audit_containers};
 pub(crate) use http::address;
@@ -118,7 +121,7 @@ pub async fn run_forever<S, F: Future<Output = S>>(
 }
 
 #[cfg(test)]
-mod tests {
+mod passes {
     use super::*;
 
     #[tokio::test(start_paused = true)]

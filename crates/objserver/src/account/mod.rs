@@ -83,6 +83,7 @@ impl Inner {
                 let at = timestamp(&parts.headers)?;
                 self.run(move |s| write::post(s, &parts.headers, &target, at)).await
             }
+            "OPTIONS" => Ok(crate::db::options("account-server", "DELETE, GET, HEAD, OPTIONS, POST, PUT, REPLICATE")),
             _ => Err(status(405).into()),
         }
     }
@@ -110,7 +111,7 @@ impl Inner {
 
 /// An answer about an account that is gone: says whether it was deleted on request.
 fn gone(broker: &AccountBroker, code: u16, body: &'static str) -> Answer<Resp> {
-    let mut r = if body.is_empty() { status(code) } else { text_reply(code, "text/html; charset=utf-8", body) };
+    let mut r = text_reply(code, "text/html; charset=utf-8", body);
     if broker.db().exists() && broker.get_info()?.is_status_deleted() {
         set(&mut r, "X-Account-Status", "Deleted");
     }

@@ -8,8 +8,8 @@ mod read;
 mod write;
 
 use crate::db::{
-    Answer, DbServerConfig, Disks, Fail, MAX_DISK_WORK, Params, Resp, SyncRealms, Target, blocking, no_device, push, read_body, rpc,
-    status, text_reply, timestamp,
+    Answer, DbServerConfig, Disks, Fail, MAX_DISK_WORK, Params, Resp, SyncRealms, Target, bad_request, blocking, no_device, push,
+    read_body, rpc, status, timestamp,
 };
 use caelum_broker::{ContainerBroker, storage_directory};
 use caelum_rest::{Body, HttpService};
@@ -115,6 +115,7 @@ impl Inner {
                 let body = read_body(body).await?;
                 self.run(move |s| write::update(s, &parts.headers, &target, at, &body)).await
             }
+            "OPTIONS" => Ok(crate::db::options("container-server", "DELETE, GET, HEAD, OPTIONS, POST, PUT, REPLICATE, UPDATE")),
             _ => Err(status(405).into()),
         }
     }
@@ -152,7 +153,9 @@ impl Inner {
         let Some(text) = crate::db::header(headers, NAME) else { return Ok(None) };
         match text.trim().parse::<u32>().ok().and_then(|i| self.config.swift.policies.get(i)) {
             Some(policy) => Ok(Some(i64::from(policy.index))),
-            None => Err(text_reply(400, "text/plain", format!("Invalid {NAME} '{text}'")).into()),
+            // Upstream shows a number as such and anything else quoted.
+            None if text.trim().parse::<i64>().is_ok() => Err(bad_request(format!("Invalid {NAME} {}", text.trim()))),
+            None => Err(bad_request(format!("Invalid {NAME} '{text}'"))),
         }
     }
 }

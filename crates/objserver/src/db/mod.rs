@@ -38,6 +38,14 @@ pub(crate) async fn blocking<T: Send + 'static>(work: Arc<Semaphore>, f: impl Fn
     }
 }
 
+/// What the server can do, for monitoring.
+pub(crate) fn options(server: &str, methods: &str) -> Resp {
+    let mut r = text_reply(200, "text/html; charset=UTF-8", "");
+    set(&mut r, "Allow", methods);
+    set(&mut r, "Server", &format!("{server}/{}", env!("CARGO_PKG_VERSION")));
+    r
+}
+
 /// 204 with a content type.
 pub(crate) fn no_content(content_type: &'static str) -> Resp {
     text_reply(204, content_type, "")
