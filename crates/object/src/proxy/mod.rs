@@ -8,6 +8,8 @@ pub mod cache;
 mod constraints;
 mod container;
 mod cors;
+mod ec_get;
+mod ec_put;
 mod getter;
 pub mod info;
 mod limiter;

@@ -3,6 +3,7 @@
 use super::backend::{Core, Node, NodeIter, handoff_deletes, primaries};
 use super::constraints::{check_delete_headers, check_metadata, check_object_creation};
 use super::container::append;
+use super::ec_put::Coding;
 use super::getter::{Getter, Kind, Wanted};
 use super::info::ContainerInfo;
 use super::quorum::{ToNodes, best_response, count_by_status, quorum_reached};
@@ -79,6 +80,11 @@ impl Core {
     }
 
     async fn object_read(self: Arc<Self>, rq: Rq, place: Place) -> Resp {
+        if let Some(coding) = Coding::of(&place.policy.kind) {
+            let mut resp = self.read_fragments(rq, place, coding).await;
+            clean_content_type(resp.headers_mut());
+            return resp;
+        }
         let entity = match rq.parts.uri.query() {
             Some(q) if !q.is_empty() => format!("{}?{q}", rq.entity),
             _ => rq.entity.clone(),

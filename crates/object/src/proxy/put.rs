@@ -5,6 +5,7 @@
 //! does not keep up within the node's time is given up, and below a quorum the upload ends.
 
 use super::backend::{Core, Node, NodeIter, NodeRequest, Reply, SharedNodes, address, is_success, next_node};
+use super::ec_put::Coding;
 use super::getter::set_last_modified;
 use super::object::Place;
 use super::quorum::{ToNodes, best_response, have_quorum, quorum_reached};
@@ -33,17 +34,12 @@ const WHOLE_UPLOAD: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 type Piece = Result<Bytes, BoxError>;
 
-/// What an upload's body ended with.
-struct Tail {
-    footers: Option<HeaderMap>,
-}
-
 /// Reads the client's data.
-struct ClientBody {
+pub(crate) struct ClientBody {
     body: Body,
     timeout: Duration,
     read: u64,
-    expected: Option<u64>,
+    pub expected: Option<u64>,
     limit: u64,
     wants_footers: bool,
     footers: Option<HeaderMap>,
@@ -66,7 +62,7 @@ impl ClientBody {
     }
 
     /// The next piece; `None` at the end. Errors: 408, 413, 499.
-    async fn next(&mut self) -> Result<Option<Bytes>, Resp> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Resp> {
         loop {
             let frame = match tokio::time::timeout(self.timeout, self.body.frame()).await {
                 Err(_) => return Err(error(408)),
@@ -109,8 +105,9 @@ impl ClientBody {
         Ok(all.into())
     }
 
-    fn tail(&mut self) -> Tail {
-        Tail { footers: self.wants_footers.then(|| self.footers.take().unwrap_or_default()) }
+    /// Metadata that came after the data. `None`: the request has none.
+    pub(crate) fn tail(&mut self) -> Option<HeaderMap> {
+        self.wants_footers.then(|| self.footers.take().unwrap_or_default())
     }
 }
 
@@ -132,6 +129,8 @@ impl Mime {
         {
             headers.insert("x-backend-obj-content-length", length);
         }
+        // The document's length is not the object's, so it must not be told.
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         set(headers, "x-backend-obj-multipart-mime-boundary", &self.boundary);
         set(headers, "x-backend-obj-metadata-footer", "yes");
         if multiphase {
@@ -175,6 +174,12 @@ impl Core {
         if body.expected.is_some_and(|n| n > self.options.limits.max_file_size) {
             return error_html(413, "Your request is too large.");
         }
+        if let Some(coding) = Coding::of(&place.policy.kind) {
+            return self.store_fragments(&rq, &place, coding, headers, &mut body).await;
+        }
+        if place.policy.is_ec() {
+            return error_html(503, "Unknown Storage Policy");
+        }
         let replies = if body.expected.is_some_and(|n| n <= SMALL_OBJECT) {
             self.clone().store_small(&rq, &place, headers, &mut body).await
         } else {
@@ -186,7 +191,7 @@ impl Core {
         }
     }
 
-    fn put_nodes(self: &Arc<Self>, place: &Place) -> NodeIter {
+    pub(crate) fn put_nodes(self: &Arc<Self>, place: &Place) -> NodeIter {
         NodeIter::local_first(self, &place.ring, place.part, self.options.policy(Some(place.policy.index)), false)
     }
 
@@ -202,13 +207,12 @@ impl Core {
         for h in &mut headers {
             h.insert(header::CONTENT_LENGTH, length.clone());
         }
-        if let Some(footers) = body.tail().footers {
+        if let Some(footers) = body.tail() {
             let mime = Mime::new(&self);
             let parts = [mime.head(), data, mime.footer(&footer_json(&footers), true)];
             data = parts.concat().into();
             for h in &mut headers {
                 mime.announce(h, false);
-                h.insert(header::CONTENT_LENGTH, HeaderValue::from(data.len()));
             }
         }
         let nodes = self.put_nodes(place);
@@ -241,7 +245,7 @@ impl Core {
         let mut upload = Upload { core: self.clone(), putters };
         upload.refused_early(rq, min)?;
         match upload.transfer(body, mime.as_ref(), min).await {
-            Ok(()) => Ok(upload.finish(place.n).await),
+            Ok(()) => Ok(upload.finish(place.n, 0).await),
             Err(refusal) => {
                 upload.abort().await;
                 Err(refusal)
@@ -367,6 +371,37 @@ impl Putter {
         self.tx = None;
     }
 
+    /// Waits for the node's word that it has stored what was sent. False: it failed or said something else.
+    pub(crate) async fn stored(&mut self, time: Duration) -> bool {
+        let Self { events, local, answer, .. } = self;
+        let wait = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    event = events.recv() => match event {
+                        // In this process the announcement may still be waiting; it has headers.
+                        Some(headers) if *local && !headers.is_empty() => {}
+                        Some(_) => return Ok(()),
+                        None => return Err(answer.await),
+                    },
+                    reply = &mut *answer => return Err(reply),
+                }
+            }
+        };
+        match tokio::time::timeout(time, wait).await {
+            Ok(Ok(())) => true,
+            Ok(Err(reply)) => {
+                self.failed = reply.is_none();
+                (self.early, self.tx) = (reply, None);
+                false
+            }
+            Err(_) => {
+                (self.failed, self.tx) = (true, None);
+                false
+            }
+        }
+    }
+
     async fn reply(&mut self, timeout: Duration) -> Option<Reply> {
         if let Some(early) = self.early.take() {
             return Some(early);
@@ -379,14 +414,14 @@ impl Putter {
 }
 
 /// An upload under way.
-struct Upload {
-    core: Arc<Core>,
-    putters: Vec<Putter>,
+pub(crate) struct Upload {
+    pub core: Arc<Core>,
+    pub putters: Vec<Putter>,
 }
 
 impl Upload {
     /// What nodes said before any data may settle it.
-    fn refused_early(&self, rq: &Rq, min: usize) -> Result<(), Resp> {
+    pub(crate) fn refused_early(&self, rq: &Rq, min: usize) -> Result<(), Resp> {
         let early = |status| self.putters.iter().any(|p| p.early.as_ref().is_some_and(|r| r.status == status));
         if rq.headers().contains_key(header::IF_NONE_MATCH) && early(412) {
             return Err(error(412));
@@ -397,7 +432,7 @@ impl Upload {
         self.enough(min)
     }
 
-    fn enough(&self, min: usize) -> Result<(), Resp> {
+    pub(crate) fn enough(&self, min: usize) -> Result<(), Resp> {
         let alive = self.putters.iter().filter(|p| !p.failed).count();
         if alive < min {
             tracing::error!(alive, min, "Object PUT: too few storage servers");
@@ -412,6 +447,13 @@ impl Upload {
         join_all(all).await;
     }
 
+    /// Sends each node its own piece.
+    pub(crate) async fn send_each(&mut self, pieces: Vec<Option<Bytes>>) {
+        let (core, time) = (&self.core, self.core.options.node_timeout);
+        let all = self.putters.iter_mut().zip(pieces).filter(|(p, _)| !p.failed);
+        join_all(all.filter_map(|(p, data)| Some(p.send(core, data?, time)))).await;
+    }
+
     async fn transfer(&mut self, body: &mut ClientBody, mime: Option<&Mime>, min: usize) -> Result<(), Resp> {
         if let Some(mime) = mime {
             self.send(&mime.head()).await;
@@ -423,7 +465,7 @@ impl Upload {
                 break;
             }
         }
-        if let (Some(mime), Some(footers)) = (mime, body.tail().footers) {
+        if let (Some(mime), Some(footers)) = (mime, body.tail()) {
             self.send(&mime.footer(&footer_json(&footers), true)).await;
         }
         for p in &mut self.putters {
@@ -433,7 +475,7 @@ impl Upload {
     }
 
     /// Ends the upload so that no node takes what it has for the whole.
-    async fn abort(&mut self) {
+    pub(crate) async fn abort(&mut self) {
         for p in &mut self.putters {
             if let Some(tx) = p.tx.take() {
                 let why = BoxError::from("the upload was broken off");
@@ -445,8 +487,8 @@ impl Upload {
         }
     }
 
-    /// Collects what the nodes say in the end.
-    async fn finish(mut self, n: usize) -> Vec<Reply> {
+    /// Collects what the nodes say in the end, until a quorum agrees or, with `min`, that many succeed.
+    pub(crate) async fn finish(mut self, n: usize, min: usize) -> Vec<Reply> {
         let timeout = self.core.options.node_timeout;
         let core = self.core.clone();
         let mut running = FuturesUnordered::new();
@@ -462,7 +504,8 @@ impl Upload {
         while let Some(reply) = running.next().await {
             replies.extend(reply);
             let statuses: Vec<u16> = replies.iter().map(|r| r.status).collect();
-            if have_quorum(&statuses, quorum_size(n)) {
+            let successes = statuses.iter().filter(|s| is_success(**s)).count();
+            if if min > 0 { successes >= min } else { have_quorum(&statuses, quorum_size(n)) } {
                 break;
             }
         }

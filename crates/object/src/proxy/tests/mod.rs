@@ -1,6 +1,7 @@
 mod failures;
 mod fake;
 mod main_path;
+mod real;
 
 use super::*;
 use crate::env::Authorizer;

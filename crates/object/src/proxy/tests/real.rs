@@ -1,0 +1,256 @@
+//! The proxy over real storage servers on temporary directories.
+
+use super::*;
+use caelum_objserver::{AccountServer, AccountServerConfig, ContainerServer, ContainerServerConfig, ObjectServer, ObjectServerConfig};
+use caelum_swiftkit::{PolicyKind, StoragePolicy};
+use std::path::PathBuf;
+
+pub(super) const EC_SEGMENT: u64 = 65_536;
+
+pub(super) struct Real {
+    pub proxy: Arc<Proxy>,
+    pub dir: tempfile::TempDir,
+    pub n: u16,
+}
+
+fn policies() -> Policies {
+    let kind = PolicyKind::ErasureCoding { ec_type: "isa_l_rs_vand".into(), data: 3, parity: 2, segment_size: EC_SEGMENT, duplication: 1 };
+    let ec = StoragePolicy { index: 1, name: "ec".into(), is_default: false, kind, ..StoragePolicy::zero() };
+    Policies::new(vec![StoragePolicy::zero(), ec]).unwrap()
+}
+
+fn ring_of(replicas: u32, n: u32, first: u16) -> Ring {
+    let device = |i: u32| Device {
+        id: i,
+        region: 1,
+        zone: i + 1,
+        ip: "127.0.0.1".into(),
+        port: first + u16::try_from(i).unwrap(),
+        device: "sda".into(),
+        weight: 1.0,
+        ..Device::default()
+    };
+    let rows = (0..replicas).map(|r| (0..16).map(|p| (p + r) % n).collect()).collect();
+    Ring::new((0..n).map(|i| Some(device(i))).collect(), rows, 4)
+}
+
+impl Real {
+    pub(super) fn new() -> Self {
+        Self::with(options())
+    }
+
+    pub(super) fn with(options: ProxyOptions) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Env::system();
+        let hash = caelum_swiftkit::HashPath { prefix: Vec::new(), suffix: HASH_SUFFIX.to_vec() };
+        let swift = Arc::new(SwiftConf { hash, policies: policies() });
+        let nodes = Nodes::default();
+        let n = 6;
+        for i in 0..n {
+            let devices = dir.path().join(format!("n{i}"));
+            std::fs::create_dir_all(devices.join("sda")).unwrap();
+            let db = || AccountServerConfig::new(&devices, (*swift).clone(), nodes.clone(), env.clone());
+            nodes.set_local("127.0.0.1", 6_100 + i, AccountServer::new(db()).service());
+            let container: ContainerServerConfig = db();
+            nodes.set_local("127.0.0.1", 6_120 + i, ContainerServer::new(container).service());
+            let mut object = ObjectServerConfig::new(&devices, swift.clone(), nodes.clone(), env.clone());
+            object.disk.mount_check = false;
+            nodes.set_local("127.0.0.1", 6_140 + i, ObjectServer::new(object));
+        }
+        let n32 = u32::from(n);
+        let objects = vec![(0, ring_of(3, n32, 6_140)), (1, ring_of(5, n32, 6_140))];
+        let rings = Rings::fixed(ring_of(3, n32, 6_100), ring_of(3, n32, 6_120), objects);
+        let proxy = Proxy::new(ProxyDeps { rings, nodes, swift, env, options, cache: None });
+        Self { proxy, dir, n }
+    }
+
+    pub(super) async fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        self.send(method, path, headers, caelum_rest::full(body)).await
+    }
+
+    pub(super) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Body) -> Answer {
+        self.send_with(method, path, headers, body, |_| ()).await
+    }
+
+    pub(super) async fn send_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Body,
+        change: impl FnOnce(&mut Req),
+    ) -> Answer {
+        let mut req = Request::builder().method(method).uri(path);
+        for (n, v) in headers {
+            req = req.header(*n, *v);
+        }
+        let mut req = req.body(body).unwrap();
+        req.extensions_mut().insert(Environ { is_owner: true, ..anyone() });
+        change(&mut req);
+        let (head, body) = self.proxy.call(req).await.into_parts();
+        let collected = body.collect().await;
+        let broken = collected.is_err();
+        let body = collected.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        Answer { status: head.status.as_u16(), headers: head.headers, body, broken }
+    }
+
+    /// Data files of a policy's objects, by node.
+    pub(super) fn data_files(&self, below: &str) -> Vec<PathBuf> {
+        fn walk(dir: &std::path::Path, out: &mut Vec<PathBuf>) {
+            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    walk(&path, out);
+                } else if path.extension().is_some_and(|e| e == "data") {
+                    out.push(path);
+                }
+            }
+        }
+        let mut out = Vec::new();
+        for i in 0..self.n {
+            walk(&self.dir.path().join(format!("n{i}/sda/{below}")), &mut out);
+        }
+        out
+    }
+}
+
+pub(super) fn pattern(n: usize) -> Bytes {
+    Bytes::from((0..n).map(|i| (i % 253) as u8 ^ (i / 7_919) as u8).collect::<Vec<u8>>())
+}
+
+fn names(listing: &Answer) -> Vec<String> {
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&listing.body).unwrap();
+    rows.iter().map(|r| r["name"].as_str().unwrap().to_string()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_once() {
+    let c = Real::new();
+    assert_eq!(c.call("GET", "/v1/a", &[], "").await.text(), "[]");
+    assert_eq!(c.call("PUT", "/v1/a/c", &[("x-container-meta-x", "1"), ("x-container-read", ".r:*")], "").await.status, 201);
+    assert_eq!(c.call("PUT", "/v1/a/c", &[], "").await.status, 202);
+    let head = c.call("HEAD", "/v1/a/c", &[], "").await;
+    assert_eq!((head.status, head.header("x-container-meta-x"), head.header("x-container-read")), (204, Some("1"), Some(".r:*")));
+    assert_eq!(head.header("x-storage-policy"), Some("Policy-0"));
+    let put = c.call("PUT", "/v1/a/c/one", &[("x-object-meta-k", "v")], "hello").await;
+    assert_eq!((put.status, put.header("etag")), (201, Some("5d41402abc4b2a76b9719d911017c592")));
+    let get = c.call("GET", "/v1/a/c/one", &[], "").await;
+    assert_eq!((get.status, get.text(), get.header("x-object-meta-k")), (200, "hello", Some("v")));
+    assert_eq!(get.header("etag"), Some("5d41402abc4b2a76b9719d911017c592"));
+    let not_modified = c.call("GET", "/v1/a/c/one", &[("if-none-match", "5d41402abc4b2a76b9719d911017c592")], "").await;
+    assert_eq!((not_modified.status, not_modified.body.len()), (304, 0));
+    assert_eq!(c.call("GET", "/v1/a/c/one", &[("if-match", "x")], "").await.status, 412);
+    assert_eq!(c.call("GET", "/v1/a/c/one", &[("range", "bytes=9-")], "").await.status, 416);
+    assert_eq!(c.call("GET", "/v1/a/c/one", &[("range", "bytes=-2")], "").await.text(), "lo");
+    let multi = c.call("GET", "/v1/a/c/one", &[("range", "bytes=0-1,3-4")], "").await;
+    assert!(multi.status == 206 && multi.header("content-type").unwrap().starts_with("multipart/byteranges"));
+    let large = pattern(5 << 20);
+    assert_eq!(c.call("PUT", "/v1/a/c/two", &[("content-type", "a/b")], large.clone()).await.status, 201);
+    let get = c.call("GET", "/v1/a/c/two", &[], "").await;
+    assert!(get.status == 200 && get.body == large);
+    assert_eq!(c.data_files("objects").len(), 6);
+    assert_eq!(names(&c.call("GET", "/v1/a/c", &[], "").await), ["one", "two"]);
+    assert_eq!(names(&c.call("GET", "/v1/a/c?prefix=t", &[], "").await), ["two"]);
+    assert_eq!(c.call("HEAD", "/v1/a/c", &[], "").await.header("x-container-object-count"), Some("2"));
+    assert_eq!(c.call("POST", "/v1/a/c/one", &[("x-object-meta-k", "w")], "").await.status, 202);
+    assert_eq!(c.call("HEAD", "/v1/a/c/one", &[], "").await.header("x-object-meta-k"), Some("w"));
+    assert_eq!(c.call("PUT", "/v1/a/c/one", &[("etag", "00000000000000000000000000000000")], "x").await.status, 422);
+    assert_eq!(c.call("PUT", "/v1/a/c/one", &[("if-none-match", "*")], "x").await.status, 412);
+    assert_eq!(c.call("PUT", "/v1/a/c/one", &[("if-none-match", "*")], large.clone()).await.status, 412);
+    assert_eq!(c.call("DELETE", "/v1/a/c", &[], "").await.status, 409);
+    assert_eq!(c.call("DELETE", "/v1/a/c/one", &[], "").await.status, 204);
+    assert_eq!(c.call("DELETE", "/v1/a/c/two", &[], "").await.status, 204);
+    assert_eq!(c.call("GET", "/v1/a/c/one", &[], "").await.status, 404);
+    assert_eq!(c.call("GET", "/v1/a/c", &[], "").await.text(), "[]");
+    assert_eq!(names(&c.call("GET", "/v1/a", &[], "").await), ["c"]);
+    assert_eq!(c.call("DELETE", "/v1/a/c", &[], "").await.status, 204);
+    assert_eq!(c.call("GET", "/v1/a/c", &[], "").await.status, 404);
+    assert_eq!(c.call("DELETE", "/v1/a/c", &[], "").await.status, 404);
+    assert_eq!(c.call("PUT", "/v1/a/c/one", &[], "x").await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn footers_are_stored() {
+    let c = Real::new();
+    c.call("PUT", "/v1/a/c", &[], "").await;
+    for size in [10, 300_000] {
+        let data = pattern(size);
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-object-sysmeta-late", http::HeaderValue::from_static("yes"));
+        let frames = vec![Ok::<_, caelum_rest::BoxError>(http_body::Frame::data(data.clone())), Ok(http_body::Frame::trailers(trailers))];
+        let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
+        let length = size.to_string();
+        let headers = [("content-length", length.as_str())];
+        let put = c.send_with("PUT", "/v1/a/c/o", &headers, body, |r| drop(r.extensions_mut().insert(crate::env::Footers))).await;
+        assert_eq!(put.status, 201, "{size}");
+        let get = c.call("GET", "/v1/a/c/o", &[], "").await;
+        assert!(get.body == data && get.header("x-object-sysmeta-late") == Some("yes"), "{size}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_uploads_leave_no_file() {
+    let c = Real::new();
+    c.call("PUT", "/v1/a/c", &[], "").await;
+    for length in ["1000", "1000000"] {
+        let (tx, body) = caelum_rest::stream_channel(4);
+        tx.send(Ok(Bytes::from(vec![1; 900]))).await.unwrap();
+        tx.send(Err(caelum_rest::BoxError::from("gone"))).await.unwrap();
+        assert_eq!(c.send("PUT", "/v1/a/c/o", &[("content-length", length)], body).await.status, 499);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(c.data_files("objects").is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn erasure_coded_objects() {
+    let c = Real::new();
+    assert_eq!(c.call("PUT", "/v1/a/e", &[("x-storage-policy", "ec")], "").await.status, 201);
+    let segment = EC_SEGMENT as usize;
+    for size in [0, 1, 1_000, segment, segment + 1, 5 * segment + 12_345] {
+        let data = pattern(size);
+        let put = c.call("PUT", "/v1/a/e/o", &[("x-object-meta-k", "v"), ("content-type", "a/b")], data.clone()).await;
+        assert_eq!(put.status, 201, "{size}");
+        let etag = caelum_swiftkit::md5_hex(&data);
+        assert_eq!(put.header("etag"), Some(etag.as_str()), "{size}");
+        assert_eq!(c.data_files("objects-1").len(), 5, "{size}");
+        assert!(c.data_files("objects-1").iter().all(|f| f.to_str().unwrap().ends_with("#d.data")), "{:?}", c.data_files("objects-1"));
+        let get = c.call("GET", "/v1/a/e/o", &[], "").await;
+        assert_eq!((get.status, get.body == data, get.broken), (200, true, false), "{size}");
+        assert_eq!((get.header("etag"), get.header("x-object-meta-k")), (Some(etag.as_str()), Some("v")));
+        assert_eq!(get.header("content-length"), Some(size.to_string().as_str()));
+        assert!(!get.headers.keys().any(|k| k.as_str().contains("sysmeta-ec")));
+        let head = c.call("HEAD", "/v1/a/e/o", &[], "").await;
+        assert_eq!((head.status, head.header("etag")), (200, Some(etag.as_str())));
+        assert_eq!(head.header("content-length"), Some(size.to_string().as_str()));
+        assert_eq!(c.call("GET", "/v1/a/e/o", &[("if-none-match", &etag)], "").await.status, 304);
+        assert_eq!(c.call("HEAD", "/v1/a/e/o", &[("if-none-match", &etag)], "").await.status, 304);
+    }
+    let data = pattern(5 * segment + 12_345);
+    for (a, b) in [(0, 0), (10, segment), (segment - 1, segment), (2 * segment + 5, 5 * segment + 12_344)] {
+        let get = c.call("GET", "/v1/a/e/o", &[("range", &format!("bytes={a}-{b}"))], "").await;
+        assert_eq!((get.status, get.body == data.slice(a..=b)), (206, true), "{a}-{b}");
+        assert_eq!(get.header("content-range"), Some(format!("bytes {a}-{b}/{}", data.len()).as_str()));
+    }
+    let get = c.call("GET", "/v1/a/e/o", &[("range", "bytes=-100")], "").await;
+    assert!(get.body == data.slice(data.len() - 100..));
+    assert_eq!(c.call("GET", "/v1/a/e/o", &[("range", "bytes=9999999-")], "").await.status, 416);
+    let multi = c.call("GET", "/v1/a/e/o", &[("range", "bytes=0-1,70000-70001")], "").await;
+    assert!(multi.status == 206 && multi.body.windows(2).any(|w| w == &data[70_000..70_002]));
+    assert_eq!(c.call("PUT", "/v1/a/e/o", &[("etag", "0")], data.clone()).await.status, 422);
+    let rows = c.call("GET", "/v1/a/e", &[], "").await;
+    assert!(rows.text().contains(&data.len().to_string()) && rows.text().contains(&caelum_swiftkit::md5_hex(&data)));
+    // Any two of five may be lost.
+    for f in c.data_files("objects-1").into_iter().take(2) {
+        std::fs::remove_file(f).unwrap();
+    }
+    let get = c.call("GET", "/v1/a/e/o", &[], "").await;
+    assert_eq!((get.status, get.body == data), (200, true));
+    for f in c.data_files("objects-1").into_iter().take(1) {
+        std::fs::remove_file(f).unwrap();
+    }
+    assert_eq!(c.call("GET", "/v1/a/e/o", &[], "").await.status, 503);
+    // Three of five nodes know nothing of it, and that decides.
+    assert_eq!(c.call("DELETE", "/v1/a/e/o", &[], "").await.status, 404);
+    assert_eq!(c.call("GET", "/v1/a/e/o", &[], "").await.status, 404);
+}
