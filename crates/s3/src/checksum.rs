@@ -179,6 +179,7 @@ impl Hasher {
 }
 
 /// Of a whole piece of data.
+#[cfg(test)]
 pub fn of(algorithm: Algorithm, data: &[u8]) -> String {
     let mut h = algorithm.hasher();
     h.update(data);

@@ -78,12 +78,6 @@ impl Xml {
         self
     }
 
-    /// What [`Element::write`] and the like have made already.
-    pub fn element(&mut self, e: &Element) -> &mut Self {
-        e.write(&mut self.out);
-        self
-    }
-
     pub fn finish(mut self) -> String {
         while !self.open.is_empty() {
             self.close();
