@@ -72,6 +72,10 @@ pub(crate) async fn sync(config: &Config, node: &Device, job: &Job) -> Result<In
     if answer.status() != 200 {
         return Err(format!("{}:{}/{}: {} to SSYNC", node.replication_ip, node.replication_port, node.device, answer.status()));
     }
+    let takes_undurable = answer.headers().get("x-backend-accept-no-commit").is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"true"));
+    if job.wish.prefs.is_some() && !takes_undurable {
+        return Err("the receiver would make fragments durable that are not".into());
+    }
     let mut lines = Lines { body: answer.into_body(), buf: BytesMut::new(), timeout: config.http_timeout };
     let (sent, wanted) = tokio::join!(offer(&mut out, &offers), lines.wanted());
     sent?;
