@@ -1,6 +1,6 @@
 use super::{python_json, xml};
 use crate::env::{Req, Resp, SwiftPath, environ};
-use crate::http::{best_match, content_length, error, respond, set, text};
+use crate::http::{ListingAsIs, best_match, content_length, error, respond, set, text};
 use bytes::Bytes;
 use caelum_rest::{Body, HttpService};
 use futures_util::future::BoxFuture;
@@ -93,7 +93,7 @@ impl HttpService for ListingFormats {
 }
 
 async fn finish(mut resp: Resp, path: &SwiftPath, wanted: &Wanted, is_head: bool, reserved: bool) -> Resp {
-    if !matches!(resp.status(), StatusCode::OK | StatusCode::NO_CONTENT) {
+    if !matches!(resp.status(), StatusCode::OK | StatusCode::NO_CONTENT) || resp.extensions().get::<ListingAsIs>().is_some() {
         return resp;
     }
     if wanted.by_accept {

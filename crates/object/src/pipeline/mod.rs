@@ -7,7 +7,7 @@ pub use operations::{Operation, Operations, Resource, infos, operations};
 pub use options::Options;
 
 use crate::auth::{Auth, AuthDeps, Keystone, TempAuth};
-use crate::layers_a::{Bulk, Copy, Dlo, Slo, Symlink};
+use crate::layers_a::{Bulk, Copy, Dlo, ObjectVersioning, Slo, Symlink, VersionedWrites};
 use crate::layers_b::account_quotas::AccountQuotas;
 use crate::layers_b::container_quotas::ContainerQuotas;
 use crate::layers_b::crypto::Encryption;
@@ -115,7 +115,11 @@ fn behind_auth(proxy: Arc<Proxy>, o: &Options, a: &mut Around) -> Arc<dyn HttpSe
     }
     at = Arc::new(Symlink::new(at));
     a.sections.insert("symlink".into(), Symlink::info());
-    at = Arc::new(Dlo::new(at, a.env.clone(), o.dlo_pace.clone()));
+    at = Arc::new(ObjectVersioning::new(at, a.info.clone(), Arc::new(a.swift.policies.clone()), a.env.clone()));
+    a.sections.insert("object_versioning".into(), json!({}));
+    at = Arc::new(VersionedWrites::new(at, a.info.clone(), a.env.clone()));
+    a.sections.insert("versioned_writes".into(), VersionedWrites::info());
+    at = Arc::new(Dlo::new(at, a.env.clone(), o.dlo_pace));
     a.sections.insert("dlo".into(), json!({"max_segments_per_get": 10_000}));
     at = Arc::new(Slo::new(at, a.info.clone(), a.swift.hash.clone(), a.env.clone(), o.slo.clone()));
     a.sections.insert("slo".into(), o.slo.info());
@@ -138,7 +142,7 @@ fn before(mut at: Arc<dyn HttpService>, o: &Options, a: &mut Around, hook: Optio
     a.sections.insert("formpost".into(), FormPost::info(&o.formpost_digests));
     at = Arc::new(TempUrl::new(at, a.info.clone(), o.tempurl.clone(), a.env.clone()));
     a.sections.insert("tempurl".into(), o.tempurl.info());
-    at = Arc::new(Bulk::new(at, o.bulk.clone()));
+    at = Arc::new(Bulk::new(at, o.bulk));
     for (name, section) in o.bulk.info() {
         a.sections.insert(name.into(), section);
     }

@@ -32,8 +32,11 @@ pub(super) struct Member {
     pub stored: u64,
     /// Offset and length of the data's pieces in the file; `None`: the file is its data.
     pub pieces: Option<Vec<(u64, u64)>>,
-    pub pax: BTreeMap<String, String>,
+    /// Extended attributes and the like; values need not be UTF-8.
+    pub pax: Pax,
 }
+
+pub(super) type Pax = BTreeMap<String, Vec<u8>>;
 
 /// What a header block says.
 struct Header {
@@ -105,23 +108,24 @@ fn padded(size: u64) -> u64 {
 }
 
 /// Records `length key=value\n`.
-fn parse_pax(mut data: &[u8], sparse: &mut Vec<(u64, u64)>) -> Result<BTreeMap<String, String>, Broken> {
+fn parse_pax(mut data: &[u8], sparse: &mut Vec<(u64, u64)>) -> Result<Pax, Broken> {
     let bad = || "missing or bad subsequent header".to_string();
-    let (mut out, mut offset) = (BTreeMap::new(), None);
+    let (mut out, mut offset) = (Pax::new(), None);
     while data.first().is_some_and(|b| *b != 0) {
         let space = data.iter().take(20).position(|b| *b == b' ').ok_or_else(bad)?;
         let length: usize = std::str::from_utf8(&data[..space]).ok().and_then(|t| t.parse().ok()).ok_or_else(bad)?;
         let record = data.get(space + 1..length).and_then(|r| r.strip_suffix(b"\n")).ok_or_else(bad)?;
         let equals = record.iter().position(|b| *b == b'=').ok_or_else(bad)?;
         let key = String::from_utf8_lossy(&record[..equals]).into_owned();
-        let value = String::from_utf8_lossy(&record[equals + 1..]).into_owned();
+        let value = &record[equals + 1..];
+        let numeral = || std::str::from_utf8(value).ok()?.parse().ok();
         // The oldest form of sparse files repeats these.
         match key.as_str() {
-            "GNU.sparse.offset" => offset = value.parse().ok(),
+            "GNU.sparse.offset" => offset = numeral(),
             "GNU.sparse.numbytes" if sparse.len() < MAX_PIECES => {
-                sparse.push((offset.take().ok_or_else(bad)?, value.parse().map_err(|_| bad())?));
+                sparse.push((offset.take().ok_or_else(bad)?, numeral().ok_or_else(bad)?));
             }
-            _ => drop(out.insert(key, value)),
+            _ => drop(out.insert(key, value.to_vec())),
         }
         data = &data[length..];
     }
@@ -130,20 +134,20 @@ fn parse_pax(mut data: &[u8], sparse: &mut Vec<(u64, u64)>) -> Result<BTreeMap<S
 
 /// Reads members one after another.
 pub(super) struct Tar {
-    global: BTreeMap<String, String>,
+    global: Pax,
 }
 
 /// What extended headers said of the member that follows.
 #[derive(Default)]
 struct Extended {
     name: Option<Vec<u8>>,
-    pax: BTreeMap<String, String>,
+    pax: Pax,
     sparse: Vec<(u64, u64)>,
 }
 
 impl Tar {
     pub fn new() -> Self {
-        Self { global: BTreeMap::new() }
+        Self { global: Pax::new() }
     }
 
     /// The next member; `None` at the end. Its data must be taken or skipped, with the padding, before the one after.
@@ -181,9 +185,10 @@ impl Tar {
     async fn member(&self, archive: &mut Archive, header: Header, extended: Extended) -> Result<Member, Broken> {
         let mut pax = self.global.clone();
         pax.extend(extended.pax);
-        let number_of = |pax: &BTreeMap<String, String>, key: &str| pax.get(key).and_then(|v| v.parse::<u64>().ok());
-        let mut stored = number_of(&pax, "size").filter(|s| i64::try_from(*s).is_ok()).unwrap_or(header.size);
-        let name = pax.get("GNU.sparse.name").or_else(|| pax.get("path")).map(|p| p.clone().into_bytes());
+        let text_of = |key: &str| std::str::from_utf8(pax.get(key)?).ok();
+        let number_of = |key: &str| text_of(key)?.parse::<u64>().ok();
+        let mut stored = number_of("size").filter(|s| i64::try_from(*s).is_ok()).unwrap_or(header.size);
+        let name = pax.get("GNU.sparse.name").or_else(|| pax.get("path")).cloned();
         let name = name.or(extended.name).unwrap_or(header.name);
         let directory = header.kind == 0 && name.ends_with(b"/");
         let kind = match header.kind {
@@ -200,15 +205,15 @@ impl Tar {
             pieces = Some(old_sparse(archive, &header.block).await?);
         } else if !extended.sparse.is_empty() {
             pieces = Some(extended.sparse);
-        } else if let Some(map) = pax.get("GNU.sparse.map") {
+        } else if let Some(map) = text_of("GNU.sparse.map") {
             pieces = Some(sparse_map(map)?);
-        } else if pax.get("GNU.sparse.major").map(String::as_str) == Some("1") {
+        } else if text_of("GNU.sparse.major") == Some("1") {
             let (map, used) = new_sparse(archive).await?;
             stored = stored.checked_sub(used).ok_or("invalid header")?;
             pieces = Some(map);
         }
         if pieces.is_some() && header.kind != b'S' {
-            size = number_of(&pax, "GNU.sparse.realsize").or_else(|| number_of(&pax, "GNU.sparse.size")).ok_or("invalid header")?;
+            size = number_of("GNU.sparse.realsize").or_else(|| number_of("GNU.sparse.size")).ok_or("invalid header")?;
         }
         if let Some(p) = &pieces {
             check_pieces(p, size, stored)?;
