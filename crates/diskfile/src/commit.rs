@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Directories of one write, and who waits for them.
@@ -18,6 +18,8 @@ struct Job {
 struct Queue {
     jobs: Vec<Job>,
     running: bool,
+    /// Writes that will submit their directories in a moment.
+    coming: usize,
 }
 
 /// A device's queue. The thread starts with the first write and ends when nothing came for a while.
@@ -26,8 +28,24 @@ pub(crate) struct Syncer(Arc<(Mutex<Queue>, Condvar)>);
 
 /// A thread without work ends after this time.
 const IDLE: Duration = Duration::from_secs(10);
+/// A batch waits at most this long for writes that have begun.
+const MAX_LINGER: Duration = Duration::from_millis(2);
 /// Writes made durable in one go.
 const MAX_BATCH: usize = 1024;
+
+/// A write that is about to come to [`Syncer::submit`]; batches wait for it a moment.
+pub(crate) struct Coming<'a>(&'a Syncer);
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        let (queue, wake) = &*self.0.0;
+        let mut q = lock(queue);
+        q.coming = q.coming.saturating_sub(1);
+        if q.coming == 0 {
+            wake.notify_one();
+        }
+    }
+}
 
 fn lock(m: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
@@ -60,6 +78,12 @@ impl Pending {
 }
 
 impl Syncer {
+    /// Announces a write.
+    pub fn coming(&self) -> Coming<'_> {
+        lock(&self.0.0).coming += 1;
+        Coming(self)
+    }
+
     /// Queues open directories.
     pub fn submit(&self, dirs: Vec<File>) -> Pending {
         let (done, rx) = oneshot::channel();
@@ -67,7 +91,10 @@ impl Syncer {
         let mut q = lock(queue);
         q.jobs.push(Job { dirs, done });
         if q.running {
-            wake.notify_one();
+            // With others on their way, the last of them wakes the thread.
+            if q.coming <= 1 {
+                wake.notify_one();
+            }
         } else {
             q.running = true;
             let shared = self.0.clone();
@@ -86,6 +113,7 @@ impl Syncer {
 
 fn run(shared: &(Mutex<Queue>, Condvar)) {
     let (queue, wake) = shared;
+    let mut linger = Duration::ZERO;
     loop {
         let mut q = lock(queue);
         if q.jobs.is_empty() {
@@ -96,10 +124,17 @@ fn run(shared: &(Mutex<Queue>, Condvar)) {
                 return;
             }
         }
+        if q.coming > 0 && !linger.is_zero() {
+            let full = |q: &mut Queue| q.coming > 0 && q.jobs.len() < MAX_BATCH;
+            (q, _) = wake.wait_timeout_while(q, linger, full).unwrap_or_else(PoisonError::into_inner);
+        }
         let n = q.jobs.len().min(MAX_BATCH);
         let batch: Vec<Job> = q.jobs.drain(..n).collect();
         drop(q);
+        let start = Instant::now();
         sync_batch(batch);
+        // Waiting for others pays as long as it is short beside the sync that it saves.
+        linger = (start.elapsed() / 2).min(MAX_LINGER);
     }
 }
 
@@ -117,37 +152,18 @@ fn sync_batch(batch: Vec<Job>) {
 /// created ones, deepest first.
 pub(crate) fn make_dirs(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut changed = vec![dir.to_path_buf()];
-    let mut missing = Vec::new();
-    let mut at = dir;
-    loop {
-        match std::fs::create_dir(at) {
-            Ok(()) => break,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                if missing.is_empty() {
-                    return Ok(changed);
-                }
-                // Appeared in between.
-                return finish(missing, changed);
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                missing.push(at.to_path_buf());
-                at = at.parent().ok_or(e)?;
-            }
-            Err(e) => return Err(e),
-        }
+    // Mostly the object's directory is new, and often its suffix; the partition is there.
+    let parent = dir.parent().unwrap_or(dir);
+    match std::fs::create_dir(parent) {
+        Ok(()) => changed.extend(parent.parent().map(Path::to_path_buf)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound && parent != dir => changed.extend(make_dirs(parent)?),
+        Err(e) => return Err(e),
     }
-    changed.extend(at.parent().map(Path::to_path_buf));
-    finish(missing, changed)
-}
-
-fn finish(missing: Vec<PathBuf>, mut changed: Vec<PathBuf>) -> io::Result<Vec<PathBuf>> {
-    for d in missing.into_iter().rev() {
-        match std::fs::create_dir(&d) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e),
-        }
-        changed.extend(d.parent().map(Path::to_path_buf));
+    match std::fs::create_dir(dir) {
+        Ok(()) => changed.insert(1, parent.to_path_buf()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(e),
     }
     Ok(changed)
 }

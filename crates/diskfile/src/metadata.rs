@@ -72,9 +72,35 @@ impl Metadata {
         self.get("name")
     }
 
+    /// Text in ASCII is written as Python 2 did, in two thirds of the room, which then mostly is within the inode;
+    /// all versions read it. Only of the name may more be written so: it is UTF-8 either way.
     fn to_pickle(&self) -> Vec<u8> {
+        let short = |s: &str| s.len() < 256;
+        if self.0.iter().all(|(k, v)| k.is_ascii() && (v.is_ascii() || k == "name") && short(k)) {
+            return self.to_compact_pickle();
+        }
         let bytes = |s: &str| Value::Bytes(s.as_bytes().to_vec());
         pickle::dumps(&Value::Dict(self.0.iter().map(|(k, v)| (bytes(k), bytes(v))).collect()))
+    }
+
+    fn to_compact_pickle(&self) -> Vec<u8> {
+        let mut out = b"\x80\x02}(".to_vec();
+        let mut text = |s: &str| {
+            match u8::try_from(s.len()) {
+                Ok(n) => out.extend_from_slice(&[b'U', n]),
+                Err(_) => {
+                    out.push(b'T');
+                    out.extend_from_slice(&u32::try_from(s.len()).unwrap_or(u32::MAX).to_le_bytes());
+                }
+            }
+            out.extend_from_slice(s.as_bytes());
+        };
+        for (k, v) in &self.0 {
+            text(k);
+            text(v);
+        }
+        out.extend_from_slice(b"u.");
+        out
     }
 
     fn from_pickle(raw: &[u8]) -> Result<Self, String> {

@@ -32,12 +32,15 @@ pub struct Writer {
     md5: Option<Md5>,
     size: u64,
     synced: u64,
+    /// Directories that were created, their parents included.
+    changed: Vec<PathBuf>,
 }
 
 impl Writer {
     pub(crate) fn open(object: DiskFile, device: Arc<Device>, size: Option<u64>, ext: Ext) -> DiskResult<Self> {
-        let (file, temporary) = open_file(&object, &device)?;
-        let out = Self { object, device, file, temporary, ext, md5: Some(Md5::new()), size: 0, synced: 0 };
+        let mut changed = Vec::new();
+        let (file, temporary) = open_file(&object, &device, &mut changed)?;
+        let out = Self { object, device, file, temporary, ext, md5: Some(Md5::new()), size: 0, synced: 0, changed };
         // A tombstone frees space; it may use the reserve.
         if ext != Ext::Tombstone {
             check_space(&out.file, out.object.manager.config.reserve, size.unwrap_or(0))?;
@@ -85,6 +88,8 @@ impl Writer {
             Ext::Durable | Ext::Other => return Err(DiskError::Invalid("not a file of an object".into())),
         };
         metadata.set("name", self.object.name.clone().unwrap_or_default());
+        let device = self.device.clone();
+        let _coming = device.syncer.coming();
         metadata::write(&self.file, &metadata)?;
         self.data_to_device()?;
         if self.size > self.object.manager.config.keep_cache_size {
@@ -132,7 +137,10 @@ impl Writer {
         let target = dir.join(name);
         let suffix = dir.parent().ok_or_else(|| DiskError::Invalid("no suffix".into()))?;
         let partition = suffix.parent().ok_or_else(|| DiskError::Invalid("no partition".into()))?;
-        let mut changed = make_dirs(dir)?;
+        let mut changed = std::mem::take(&mut self.changed);
+        if changed.is_empty() {
+            changed.push(dir.to_path_buf());
+        }
         let _lock = lock_dir(partition, "", 1, DEFAULT_TIMEOUT)?;
         if let Some(s) = suffix.file_name().and_then(|s| s.to_str()) {
             hashes::append_invalid(partition, s)?;
@@ -286,13 +294,13 @@ pub(crate) fn link_at(from: &Path, dir: &Path, name: &str) -> io::Result<Vec<Pat
 /// Files up to this size are not allocated ahead: one write fills them.
 const SMALL: u64 = 64 << 10;
 
-fn open_file(object: &DiskFile, device: &Device) -> DiskResult<(File, Option<PathBuf>)> {
+fn open_file(object: &DiskFile, device: &Device, changed: &mut Vec<PathBuf>) -> DiskResult<(File, Option<PathBuf>)> {
     let mode = Mode::from_raw_mode(0o600);
     while device.tmpfile.load(Ordering::Relaxed) {
         match open(&object.dir, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode) {
             Ok(fd) => return Ok((fd.into(), None)),
             Err(Errno::NOENT) => {
-                make_dirs(&object.dir).map_err(DiskError::from_write)?;
+                *changed = make_dirs(&object.dir).map_err(DiskError::from_write)?;
             }
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => device.tmpfile.store(false, Ordering::Relaxed),
             Err(e) => return Err(DiskError::from_write(e.into())),
