@@ -156,3 +156,6 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
