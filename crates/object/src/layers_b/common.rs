@@ -7,6 +7,14 @@ pub fn facts(req: &Req) -> Environ {
     crate::env::environ(req).cloned().unwrap_or_else(|| Environ { is_owner: false, internal: false, ..Environ::internal("", "") })
 }
 
+/// Where the API is mounted at the front door (`/object`; empty for a listener of its own). Clients sign the path they
+/// see, so a signature may cover the path with it or without it.
+pub fn mount(req: &Req) -> String {
+    let base = req.extensions().get::<caelum_rest::BaseUrl>().map_or("", |b| b.0.as_str());
+    let rest = base.split_once("://").map_or("", |(_, rest)| rest);
+    rest.find('/').map_or_else(String::new, |at| rest[at..].trim_end_matches('/').to_string())
+}
+
 /// `Content-Length` of a request; `None` for one of unknown length.
 pub fn request_length(req: &Req) -> Option<u64> {
     crate::http::text(req.headers(), "content-length")?.trim().parse().ok()

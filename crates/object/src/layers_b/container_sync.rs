@@ -1,7 +1,7 @@
 //! Lets in what other clusters' container sync sends: requests signed with the realm's key, which operators share, and
 //! the container's, which its owner has set on both sides.
 
-use super::common::{facts, is_api_version};
+use super::common::{facts, is_api_version, mount};
 use super::digest::{DigestName, same};
 use crate::env::{AuthorizeOverride, Environ, Req, Resp, SwiftPath, quote};
 use crate::http::{error_html, error_plain, set, text, unauthorized};
@@ -225,8 +225,9 @@ fn check(req: &mut Req, auth: &str, realms: &Realms, user_key: Option<&str>) -> 
     }
     let timestamp = text(req.headers(), "x-timestamp").unwrap_or("0");
     let path = percent_encoding::percent_decode_str(req.uri().path()).decode_utf8().map_err(|_| "the path is not UTF-8")?;
-    let expected = |k: &Secret<String>| signature(req.method().as_str(), &quote(&path), timestamp, nonce, k.expose(), user_key);
-    if keys.iter().any(|k| same(given, &expected(k))) { Ok(()) } else { Err("wrong signature") }
+    let paths = [quote(&path), format!("{}{}", mount(req), quote(&path))];
+    let expected = |k: &Secret<String>, p: &str| signature(req.method().as_str(), p, timestamp, nonce, k.expose(), user_key);
+    if keys.iter().any(|k| paths.iter().any(|p| same(given, &expected(k, p)))) { Ok(()) } else { Err("wrong signature") }
 }
 
 fn refused(path: &str) -> Resp {

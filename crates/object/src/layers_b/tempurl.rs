@@ -4,7 +4,7 @@
 //! an upload may not carry headers that would make the new object show another's content, and what signatures
 //! do not cover in the query is dropped.
 
-use super::common::{SLASH, SLASH_AND_BLANK, basename, facts, python_int, quote_set};
+use super::common::{SLASH, SLASH_AND_BLANK, basename, facts, mount, python_int, quote_set};
 use super::digest::{AllowedDigests, DigestName, Scope, parse_signature, same, signing_keys};
 use crate::env::{AuthorizeOverride, Authorizer, Caller, Environ, Req, Resp, SwiftPath};
 use crate::http::{Params, error, error_html, http_date, set, set_path_and_query, text, unauthorized};
@@ -224,7 +224,7 @@ impl TempUrl {
             return self.next.call(req).await;
         }
         let (method, path) = (req.method().clone(), req.uri().path().to_string());
-        let checked = self.check(method.clone(), path.clone(), facts(&req), &given).await;
+        let checked = self.check(method.clone(), (path.clone(), mount(&req)), facts(&req), &given).await;
         let Some(valid) = checked else { return invalid(&method) };
         if !matches!(*req.method(), Method::GET | Method::HEAD)
             && let Some(name) = POINTERS.iter().find(|n| req.headers().contains_key(**n))
@@ -263,7 +263,9 @@ impl TempUrl {
         resp
     }
 
-    async fn check(&self, method: Method, path: String, environ: Environ, given: &Given) -> Option<Valid> {
+    /// `place` is the path and where the API is mounted.
+    async fn check(&self, method: Method, place: (String, String), environ: Environ, given: &Given) -> Option<Valid> {
+        let (path, mount) = place;
         let expires = expiry(given.expires.as_deref()?, &self.env)?;
         let (digest, sig) = parse_signature(given.sig.as_deref()?)?;
         if given.ambiguous || sig.is_empty() || !self.options.allowed_digests.has(digest) || !self.options.methods.contains(&method) {
@@ -280,10 +282,11 @@ impl TempUrl {
             return None;
         }
         let signed = match &given.prefix {
-            None => format!("/v1/{}/{container}/{object}", path.account),
-            Some(prefix) if object.starts_with(prefix.as_str()) => format!("prefix:/v1/{}/{container}/{prefix}", path.account),
+            None => ("", format!("/v1/{}/{container}/{object}", path.account)),
+            Some(prefix) if object.starts_with(prefix.as_str()) => ("prefix:", format!("/v1/{}/{container}/{prefix}", path.account)),
             Some(_) => return None,
         };
+        let texts = [format!("{}{}", signed.0, signed.1), format!("{}{mount}{}", signed.0, signed.1)];
         let asked = environ.preauthorized("TU");
         let account_info = self.info.account_info(&asked, &path.account).await;
         let container_info = self.info.container_info(&asked, &path.account, &container).await;
@@ -291,7 +294,8 @@ impl TempUrl {
         let methods: &[&str] = if method == Method::HEAD { &["HEAD", "GET", "POST", "PUT"] } else { &own };
         let range = given.ip_range.as_deref().filter(|r| !r.is_empty());
         for (key, scope) in signing_keys(&account_info, &container_info) {
-            if methods.iter().any(|m| same(&sig, &sign(digest, key.expose(), m, &signed, expires, range))) {
+            let fits = |text: &String| methods.iter().any(|m| same(&sig, &sign(digest, key.expose(), m, text, expires, range)));
+            if texts.iter().any(fits) {
                 let container = (scope == Scope::Container).then_some(container);
                 return Some(Valid { object, sig, expires, scope: Limited { account: path.account, container } });
             }

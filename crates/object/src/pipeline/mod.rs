@@ -7,11 +7,16 @@ pub use operations::{Operation, Operations, Resource, infos, operations};
 pub use options::Options;
 
 use crate::auth::{Auth, AuthDeps, Keystone, TempAuth};
+use crate::env::{Environ, Req, Resp, environ};
 use crate::layers_a::{Bulk, Copy, Dlo, ObjectVersioning, Slo, Symlink, VersionedWrites};
 use crate::layers_b::account_quotas::AccountQuotas;
 use crate::layers_b::container_quotas::ContainerQuotas;
+use crate::layers_b::container_sync::{ContainerSync, Realms, RealmsFile};
 use crate::layers_b::crypto::Encryption;
+use crate::layers_b::etag_quoter::EtagQuoter;
 use crate::layers_b::formpost::FormPost;
+use crate::layers_b::ratelimit::RateLimit;
+use crate::layers_b::staticweb::StaticWeb;
 use crate::layers_b::tempurl::TempUrl;
 use crate::layers_core::{About, AccessLog, CatchErrors, CrossDomain, Gatekeeper, HealthCheck, Info, ListingFormats, NameCheck};
 use crate::proxy::{Cache, InfoSource, MemoryCache, Proxy, ProxyDeps};
@@ -19,6 +24,7 @@ use caelum_base::{Env, Result};
 use caelum_rest::{HttpService, OpInfo, TokenValidator};
 use caelum_ring::Rings;
 use caelum_swiftkit::{Nodes, SwiftConf};
+use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, OnceLock};
 
@@ -55,6 +61,23 @@ pub struct Deps {
 pub struct Service {
     front: Arc<dyn HttpService>,
     proxy: Arc<Proxy>,
+    env: Env,
+}
+
+/// Gives requests that come without one the environ of the program's own.
+struct Internal {
+    next: Arc<dyn HttpService>,
+    env: Env,
+}
+
+impl HttpService for Internal {
+    fn call(&self, mut req: Req) -> BoxFuture<'static, Resp> {
+        if environ(&req).is_none() {
+            let trans_id = format!("tx{}-{:010x}", &self.env.hex_id()[..21], self.env.now().secs());
+            req.extensions_mut().insert(Environ::internal(trans_id, ""));
+        }
+        self.next.call(req)
+    }
 }
 
 impl Service {
@@ -68,10 +91,10 @@ impl Service {
         self.proxy.clone()
     }
 
-    /// Serves requests of the program's own, which carry [`crate::env::Environ::internal`]: no layer but symbolic
-    /// links stands before the controllers, as in upstream's internal client.
+    /// Serves requests of the program's own, whatever account they are for: nobody is asked, and no layer but
+    /// symbolic links stands before the controllers, as in upstream's internal client. Not for a listener.
     pub fn internal(&self) -> Arc<dyn HttpService> {
-        Arc::new(Symlink::new(self.proxy.clone()))
+        Arc::new(Internal { next: Arc::new(Symlink::new(self.proxy.clone())), env: self.env.clone() })
     }
 
     pub fn operations(&self) -> Vec<OpInfo> {
@@ -102,7 +125,7 @@ pub fn start(deps: Deps) -> Result<Service> {
     }
     let at: Arc<dyn HttpService> = Arc::new(Auth::new(at, auth));
     let front = before(at, &options, &mut around, before_auth)?;
-    Ok(Service { front, proxy })
+    Ok(Service { front, proxy, env: around.env })
 }
 
 /// The layers between authentication and controllers.
@@ -115,7 +138,8 @@ fn behind_auth(proxy: Arc<Proxy>, o: &Options, a: &mut Around) -> Arc<dyn HttpSe
     }
     at = Arc::new(Symlink::new(at));
     a.sections.insert("symlink".into(), Symlink::info());
-    at = Arc::new(ObjectVersioning::new(at, a.info.clone(), Arc::new(a.swift.policies.clone()), a.env.clone()));
+    let policies = Arc::new(a.swift.policies.clone());
+    at = Arc::new(ObjectVersioning::new(at, a.info.clone(), policies.clone(), a.env.clone()));
     a.sections.insert("object_versioning".into(), json!({}));
     at = Arc::new(VersionedWrites::new(at, a.info.clone(), a.env.clone()));
     a.sections.insert("versioned_writes".into(), VersionedWrites::info());
@@ -123,11 +147,13 @@ fn behind_auth(proxy: Arc<Proxy>, o: &Options, a: &mut Around) -> Arc<dyn HttpSe
     a.sections.insert("dlo".into(), json!({"max_segments_per_get": 10_000}));
     at = Arc::new(Slo::new(at, a.info.clone(), a.swift.hash.clone(), a.env.clone(), o.slo.clone()));
     a.sections.insert("slo".into(), o.slo.info());
-    at = Arc::new(AccountQuotas::new(at, a.info.clone(), Arc::new(a.swift.policies.clone())));
+    at = Arc::new(AccountQuotas::new(at, a.info.clone(), policies));
     a.sections.insert("account_quotas".into(), json!({}));
     at = Arc::new(ContainerQuotas::new(at, a.info.clone()));
     a.sections.insert("container_quotas".into(), json!({}));
-    Arc::new(Copy::new(at))
+    at = Arc::new(Copy::new(at));
+    a.sections.insert("staticweb".into(), json!({}));
+    Arc::new(StaticWeb::new(at, a.info.clone(), o.staticweb_url_base.as_deref()))
 }
 
 /// The layers up to authentication.
@@ -138,6 +164,10 @@ fn before(mut at: Arc<dyn HttpService>, o: &Options, a: &mut Around, hook: Optio
     if let Some(hook) = hook {
         at = hook(at, a);
     }
+    if let Some(options) = &o.ratelimit {
+        a.sections.insert("ratelimit".into(), options.info());
+        at = Arc::new(RateLimit::new(at, a.info.clone(), a.cache.clone(), options.clone(), a.env.clone()));
+    }
     at = Arc::new(FormPost::new(at, a.info.clone(), o.formpost_digests.clone(), a.env.clone()));
     a.sections.insert("formpost".into(), FormPost::info(&o.formpost_digests));
     at = Arc::new(TempUrl::new(at, a.info.clone(), o.tempurl.clone(), a.env.clone()));
@@ -146,7 +176,17 @@ fn before(mut at: Arc<dyn HttpService>, o: &Options, a: &mut Around, hook: Optio
     for (name, section) in o.bulk.info() {
         a.sections.insert(name.into(), section);
     }
+    if let Some(file) = &o.sync_realms {
+        let realms = Arc::new(RealmsFile::new(file.clone(), a.env.clone()));
+        at = Arc::new(ContainerSync::new(at, a.info.clone(), realms, !o.sync_realms_only));
+        let known = Realms::parse(&std::fs::read_to_string(file).unwrap_or_default());
+        a.sections.insert("container_sync".into(), ContainerSync::info(&known, o.sync_current.as_deref()));
+    }
     at = Arc::new(ListingFormats::new(at));
+    if let Some(by_default) = o.etag_quoter {
+        at = Arc::new(EtagQuoter::new(at, a.info.clone(), by_default));
+        a.sections.insert("etag_quoter".into(), EtagQuoter::info(by_default));
+    }
     if let Some(options) = &o.name_check {
         at = Arc::new(NameCheck::new(at, options.clone())?);
     }

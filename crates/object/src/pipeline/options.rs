@@ -2,6 +2,7 @@ use crate::auth::{KeystoneOptions, TempAuthOptions};
 use crate::layers_a::{BulkConfig, Pace, SloConfig};
 use crate::layers_b::crypto::Keymaster;
 use crate::layers_b::digest::AllowedDigests;
+use crate::layers_b::ratelimit::RateLimitOptions;
 use crate::layers_b::tempurl::TempUrlOptions;
 use crate::layers_core::{InfoOptions, NameCheckOptions};
 use crate::proxy::ProxyOptions;
@@ -9,6 +10,9 @@ use caelum_swiftkit::SwiftConf;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// The release of Swift whose API this is. Clients choose by it what they may ask for.
+const API_VERSION: &str = "2.38.0";
 
 /// The options of every layer, upstream's defaults by default.
 #[derive(Clone, Default)]
@@ -27,6 +31,18 @@ pub struct Options {
     pub bulk: BulkConfig,
     pub tempurl: TempUrlOptions,
     pub formpost_digests: AllowedDigests,
+    /// `container-sync-realms.conf`; `None`: containers are kept in step by full URLs only.
+    pub sync_realms: Option<PathBuf>,
+    /// `//REALM/CLUSTER` of this cluster, for `/info`.
+    pub sync_current: Option<String>,
+    /// Containers may be kept in step within realms only, not with any URL (`allow_full_urls = no`).
+    pub sync_realms_only: bool,
+    /// `None`: requests are not slowed down.
+    pub ratelimit: Option<RateLimitOptions>,
+    /// Scheme and host of redirects to static web sites.
+    pub staticweb_url_base: Option<String>,
+    /// ETags are quoted unless an account or container says otherwise; `None`: never.
+    pub etag_quoter: Option<bool>,
     pub slo: SloConfig,
     pub dlo_pace: Pace,
     /// Objects are encrypted at rest with keys derived from its.
@@ -51,7 +67,7 @@ impl Options {
             })
             .collect();
         json!({
-            "version": env!("CARGO_PKG_VERSION"),
+            "version": API_VERSION,
             "strict_cors_mode": p.strict_cors_mode,
             "policies": policies,
             "allow_account_management": p.allow_account_management,

@@ -5,7 +5,7 @@
 
 mod parts;
 
-use super::common::{NO_SLASH, SLASH, facts, is_api_version, python_int, quote_set};
+use super::common::{NO_SLASH, SLASH, facts, is_api_version, mount, python_int, quote_set};
 use super::digest::{AllowedDigests, parse_signature, same, signing_keys};
 use crate::env::{AuthorizeOverride, Req, Resp, SwiftPath};
 use crate::http::{Origin, error, error_html, error_plain, read_all, respond, set, status_line, text};
@@ -116,11 +116,13 @@ struct Form<'a> {
     environ: crate::env::Environ,
     /// Encoded, as the client sent it.
     path: String,
+    /// What stood before it.
+    mount: String,
 }
 
 impl<'a> Form<'a> {
     fn new(layer: &'a FormPost, req: &Req) -> Self {
-        Self { layer, origin: Origin::of(req), environ: facts(req), path: req.uri().path().to_string() }
+        Self { layer, origin: Origin::of(req), environ: facts(req), path: req.uri().path().to_string(), mount: mount(req) }
     }
 
     /// None when the path names no container: every file is refused then.
@@ -254,12 +256,12 @@ impl<'a> Form<'a> {
             fields.get(name).map(String::as_str).filter(|v| !v.is_empty()).unwrap_or(default).to_string()
         };
         let path = percent_encoding::percent_decode_str(&self.path).decode_utf8().map_err(|_| denied("Invalid Signature"))?;
-        let message =
-            [path.into_owned(), field("redirect", ""), field("max_file_size", "0"), field("max_file_count", "0"), field("expires", "0")]
-                .join("\n");
+        let rest = [field("redirect", ""), field("max_file_size", "0"), field("max_file_count", "0"), field("expires", "0")].join("\n");
+        let messages = [format!("{path}\n{rest}"), format!("{}{path}\n{rest}", self.mount)];
         let given = parse_signature(&field("signature", "")).filter(|(d, _)| self.layer.allowed_digests.has(*d));
         let (digest, signature) = given.ok_or_else(|| denied("Invalid Signature"))?;
-        let fits = |k: &Secret<String>| same(&signature, &digest.hmac(k.expose().as_bytes(), message.as_bytes()));
+        let signs = |k: &Secret<String>, m: &String| same(&signature, &digest.hmac(k.expose().as_bytes(), m.as_bytes()));
+        let fits = |k: &Secret<String>| messages.iter().any(|m| signs(k, m));
         if keys.iter().any(fits) { Ok(()) } else { Err(denied("Invalid Signature")) }
     }
 }
