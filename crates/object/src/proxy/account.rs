@@ -52,7 +52,7 @@ impl Core {
             policy: None,
         };
         let mut resp = Getter::new(&self, &ring, wanted).respond().await;
-        self.learn_account(&rq.account, resp.status().as_u16(), resp.headers());
+        self.learn_account(&rq.account, resp.status().as_u16(), resp.headers()).await;
         if resp.status().as_u16() == 404 {
             resp = match self.absent_account(resp.headers()) {
                 200 => self.empty_account(&rq),
@@ -120,9 +120,9 @@ impl Core {
         let what = format!("Account {method}");
         let entity = format!("/{}", quote(account));
         let request = ToNodes { core: self.clone(), method, part, entity, headers: vec![headers; n], body: Bytes::new() };
-        self.infos.forget(account, None);
+        self.infos.forget(account, None).await;
         let resp = request.ask(nodes, n, &[], &what).await;
-        self.infos.forget(account, None);
+        self.infos.forget(account, None).await;
         resp
     }
 

@@ -265,9 +265,9 @@ impl Core {
         let what = format!("Container {method}");
         let request = ToNodes { core: self.clone(), method, part, entity: rq.entity.clone(), headers, body };
         let forget = || self.infos.forget(&rq.account, Some(rq.container()));
-        forget();
+        forget().await;
         let resp = request.ask(nodes, n, &[], &what).await;
-        forget();
+        forget().await;
         resp
     }
 }

@@ -12,7 +12,9 @@ mod ec_get;
 mod ec_put;
 mod getter;
 pub mod info;
+mod info_json;
 mod limiter;
+pub mod memcache;
 mod mime_types;
 mod object;
 pub mod options;
@@ -27,6 +29,7 @@ mod tests;
 
 pub use cache::{Cache, MemoryCache};
 pub use info::{AccountInfo, ContainerInfo, FixedInfo, InfoSource, ObjectInfo};
+pub use memcache::Memcache;
 pub use options::{Affinity, Count, Limits, PolicyOptions, ProxyOptions, Sorting};
 
 use crate::env::{Environ, Req, Resp, SwiftPath, environ};

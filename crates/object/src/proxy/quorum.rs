@@ -110,10 +110,11 @@ impl ToNodes {
             let body = if self.body.is_empty() { caelum_rest::empty() } else { caelum_rest::full(self.body.clone()) };
             let Some(response) = self.core.send(&node, &r, headers.clone(), body).await else { continue };
             let status = response.status().as_u16();
-            if self.core.check_status(&node, status, &self.method, &self.entity) && status >= 200 {
-                if let Some(reply) = self.core.read(&node, response).await {
-                    return Some(reply);
-                }
+            if self.core.check_status(&node, status, &self.method, &self.entity)
+                && status >= 200
+                && let Some(reply) = self.core.read(&node, response).await
+            {
+                return Some(reply);
             }
         }
         None

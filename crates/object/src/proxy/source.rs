@@ -54,7 +54,7 @@ impl Core {
     }
 
     /// Remembers what a server said of an account.
-    pub(crate) fn learn_account(&self, account: &str, status: u16, headers: &HeaderMap) -> Arc<AccountInfo> {
+    pub(crate) async fn learn_account(&self, account: &str, status: u16, headers: &HeaderMap) -> Arc<AccountInfo> {
         let info = match status {
             404 if self.absent_account(headers) == 200 => AccountInfo::absent(200),
             404 => AccountInfo::absent(self.absent_account(headers)),
@@ -62,7 +62,8 @@ impl Core {
         };
         let info = Arc::new(info);
         if let Some(ttl) = Self::ttl(info.status, self.options.recheck_account_existence) {
-            self.infos.accounts.set(account, info.clone(), ttl);
+            self.infos.accounts.set(account, info.clone(), self.infos.local_ttl(ttl));
+            self.infos.share_account(account, &info, ttl).await;
         }
         info
     }
@@ -71,9 +72,14 @@ impl Core {
         if let Some(known) = self.infos.accounts.get(account) {
             return known;
         }
+        if let Some(known) = self.infos.shared_account(account).await {
+            let known = Arc::new(known);
+            self.infos.accounts.set(account, known.clone(), self.infos.local_ttl(Duration::MAX));
+            return known;
+        }
         let resp = self.head(environ, account, None).await;
         let status = resp.status().as_u16();
-        let info = self.learn_account(account, status, resp.headers());
+        let info = self.learn_account(account, status, resp.headers()).await;
         if Self::ttl(info.status, Duration::ZERO).is_some() { info } else { Arc::new(AccountInfo::absent(503)) }
     }
 
@@ -89,7 +95,20 @@ impl Core {
         let Some(ttl) = Self::ttl(status, self.options.recheck_container_existence) else {
             return Arc::new(ContainerInfo::absent(503));
         };
-        let mut info = ContainerInfo::from_headers(status, headers);
+        let info = ContainerInfo::from_headers(status, headers);
+        self.infos.share_container(account, container, &info, ttl).await;
+        self.keep_container(environ, account, container, info, ttl).await
+    }
+
+    /// Adds what the container's old versions take, and keeps the facts.
+    async fn keep_container(
+        self: &Arc<Self>,
+        environ: &Environ,
+        account: &str,
+        container: &str,
+        mut info: ContainerInfo,
+        ttl: Duration,
+    ) -> Arc<ContainerInfo> {
         if let Some(versions) = info.sysmeta("versions-container") {
             let name = percent_encoding::percent_decode_str(versions).decode_utf8_lossy().into_owned();
             let name = name.split('/').next().unwrap_or_default();
@@ -98,7 +117,7 @@ impl Core {
             }
         }
         let info = Arc::new(info);
-        self.infos.containers.set(&container_key(account, container), info.clone(), ttl);
+        self.infos.containers.set(&container_key(account, container), info.clone(), self.infos.local_ttl(ttl));
         info
     }
 
@@ -114,6 +133,9 @@ impl Core {
     pub(crate) async fn container_info(self: &Arc<Self>, environ: &Environ, account: &str, container: &str) -> Arc<ContainerInfo> {
         if let Some(known) = self.infos.containers.get(&container_key(account, container)) {
             return known;
+        }
+        if let Some(known) = self.infos.shared_container(account, container).await {
+            return self.keep_container(environ, account, container, known, Duration::MAX).await;
         }
         if !account.starts_with(&self.options.auto_create_account_prefix) {
             let of = self.account_info(environ, account).await;
@@ -148,6 +170,6 @@ impl InfoSource for Proxy {
     }
 
     fn forget(&self, account: &str, container: Option<&str>) {
-        self.core.infos.forget(account, container);
+        self.core.infos.forget_soon(account, container);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::cache::Cache;
 use super::info::{AccountInfo, ContainerInfo};
+use super::info_json::{account_from_json, account_to_json, container_from_json, container_to_json};
 use super::shards::Namespace;
 use caelum_base::Env;
 use std::collections::HashMap;
@@ -9,6 +10,8 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 const MAX_ENTRIES: usize = 50_000;
+/// With a shared cache, how long this process relies on its own copy.
+const LOCAL_TTL: Duration = Duration::from_secs(1);
 
 /// A bounded map whose entries end.
 pub(crate) struct Table<T> {
@@ -67,15 +70,64 @@ pub(crate) fn container_key(account: &str, container: &str) -> String {
     key
 }
 
+/// The name that upstream gives an entry.
+fn shared_key(account: &str, container: Option<&str>) -> String {
+    container.map_or_else(|| format!("account/{account}"), |c| format!("container/{account}/{c}"))
+}
+
 impl InfoCache {
     pub(crate) fn new(env: Env, shared: Option<Arc<dyn Cache>>) -> Self {
         Self { accounts: Table::new(env.clone()), containers: Table::new(env.clone()), updating: Table::new(env), shared }
     }
 
-    pub(crate) fn forget(&self, account: &str, container: Option<&str>) {
+    /// Drops what this process knows.
+    fn forget_here(&self, account: &str, container: Option<&str>) {
         match container {
             Some(c) => self.containers.remove(&container_key(account, c)),
             None => self.accounts.remove(account),
+        }
+    }
+
+    /// Drops what proxies know.
+    pub(crate) async fn forget(&self, account: &str, container: Option<&str>) {
+        self.forget_here(account, container);
+        if let Some(shared) = &self.shared {
+            shared.delete(&shared_key(account, container)).await;
+        }
+    }
+
+    /// The same without waiting for the others.
+    pub(crate) fn forget_soon(&self, account: &str, container: Option<&str>) {
+        self.forget_here(account, container);
+        if let Some(shared) = self.shared.clone() {
+            let key = shared_key(account, container);
+            tokio::spawn(async move { shared.delete(&key).await });
+        }
+    }
+
+    /// How long this process may rely on something that another proxy may change.
+    pub(crate) fn local_ttl(&self, ttl: Duration) -> Duration {
+        if self.shared.is_some() { ttl.min(LOCAL_TTL) } else { ttl }
+    }
+
+    pub(crate) async fn shared_container(&self, account: &str, container: &str) -> Option<ContainerInfo> {
+        container_from_json(&self.shared.as_ref()?.get(&shared_key(account, Some(container))).await?)
+    }
+
+    pub(crate) async fn shared_account(&self, account: &str) -> Option<AccountInfo> {
+        account_from_json(&self.shared.as_ref()?.get(&shared_key(account, None)).await?)
+    }
+
+    pub(crate) async fn share_container(&self, account: &str, container: &str, info: &ContainerInfo, ttl: Duration) {
+        if let Some(shared) = &self.shared {
+            let json = container_to_json(info).to_string();
+            shared.set(&shared_key(account, Some(container)), json.into(), ttl).await;
+        }
+    }
+
+    pub(crate) async fn share_account(&self, account: &str, info: &AccountInfo, ttl: Duration) {
+        if let Some(shared) = &self.shared {
+            shared.set(&shared_key(account, None), account_to_json(info).to_string().into(), ttl).await;
         }
     }
 }

@@ -181,7 +181,10 @@ async fn footers_are_stored() {
         let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
         let length = size.to_string();
         let headers = [("content-length", length.as_str())];
-        let put = c.send_with("PUT", "/v1/a/c/o", &headers, body, |r| drop(r.extensions_mut().insert(crate::env::Footers))).await;
+        let footers = |r: &mut Req| {
+            r.extensions_mut().insert(crate::env::Footers);
+        };
+        let put = c.send_with("PUT", "/v1/a/c/o", &headers, body, footers).await;
         assert_eq!(put.status, 201, "{size}");
         let get = c.call("GET", "/v1/a/c/o", &[], "").await;
         assert!(get.body == data && get.header("x-object-sysmeta-late") == Some("yes"), "{size}");
