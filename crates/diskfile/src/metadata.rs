@@ -73,31 +73,18 @@ impl Metadata {
     }
 
     /// Text in ASCII is written as Python 2 did, in two thirds of the room, which then mostly is within the inode;
-    /// all versions read it. Only of the name may more be written so: it is UTF-8 either way.
+    /// all versions read it. Of the name, more may be written so: it is UTF-8 either way. The rest is written
+    /// as Python 3 does: text of one character per byte, and the call that makes bytes of it.
     fn to_pickle(&self) -> Vec<u8> {
-        let short = |s: &str| s.len() < 256;
-        if self.0.iter().all(|(k, v)| k.is_ascii() && (v.is_ascii() || k == "name") && short(k)) {
-            return self.to_compact_pickle();
-        }
-        let bytes = |s: &str| Value::Bytes(s.as_bytes().to_vec());
-        pickle::dumps(&Value::Dict(self.0.iter().map(|(k, v)| (bytes(k), bytes(v))).collect()))
-    }
-
-    fn to_compact_pickle(&self) -> Vec<u8> {
+        let plain = self.0.iter().all(|(k, v)| k.is_ascii() && (v.is_ascii() || k == "name"));
         let mut out = b"\x80\x02}(".to_vec();
-        let mut text = |s: &str| {
-            match u8::try_from(s.len()) {
-                Ok(n) => out.extend_from_slice(&[b'U', n]),
-                Err(_) => {
-                    out.push(b'T');
-                    out.extend_from_slice(&u32::try_from(s.len()).unwrap_or(u32::MAX).to_le_bytes());
-                }
+        let mut first = true;
+        for s in self.0.iter().flat_map(|(k, v)| [k, v]) {
+            if plain {
+                put_plain(s, &mut out);
+            } else {
+                put_encoded(s, std::mem::take(&mut first), &mut out);
             }
-            out.extend_from_slice(s.as_bytes());
-        };
-        for (k, v) in &self.0 {
-            text(k);
-            text(v);
         }
         out.extend_from_slice(b"u.");
         out
@@ -116,6 +103,39 @@ impl Metadata {
         }
         Ok(Self(out))
     }
+}
+
+fn put_plain(s: &str, out: &mut Vec<u8>) {
+    match u8::try_from(s.len()) {
+        Ok(n) => out.extend_from_slice(&[b'U', n]),
+        Err(_) => {
+            out.push(b'T');
+            out.extend_from_slice(&u32::try_from(s.len()).unwrap_or(u32::MAX).to_le_bytes());
+        }
+    }
+    out.extend_from_slice(s.as_bytes());
+}
+
+fn put_encoded(s: &str, first: bool, out: &mut Vec<u8>) {
+    let chars = latin1(s.as_bytes());
+    if first {
+        out.extend_from_slice(b"c_codecs\nencode\nq\x00");
+    } else {
+        out.extend_from_slice(b"h\x00");
+    }
+    let text_of = |s: &str, out: &mut Vec<u8>| {
+        out.push(b'X');
+        out.extend_from_slice(&u32::try_from(s.len()).unwrap_or(u32::MAX).to_le_bytes());
+        out.extend_from_slice(s.as_bytes());
+    };
+    text_of(&chars, out);
+    if first {
+        text_of("latin1", out);
+        out.extend_from_slice(b"q\x01");
+    } else {
+        out.extend_from_slice(b"h\x01");
+    }
+    out.extend_from_slice(b"\x86R");
 }
 
 impl FromIterator<(String, String)> for Metadata {
@@ -246,4 +266,47 @@ pub(crate) fn add_checksum(fd: impl AsFd) -> DiskResult<bool> {
     let Ok(raw) = read_raw(&fd) else { return Ok(false) };
     fsetxattr(&fd, CHECKSUM, md5_hex(&raw).as_bytes(), XattrFlags::empty())?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Metadata {
+        let items = [
+            ("X-Timestamp", "1700000000.12345"),
+            ("Content-Type", "text/plain"),
+            ("Content-Length", "3"),
+            ("ETag", "900150983cd24fb0d6963f7d28e17f72"),
+            ("X-Object-Meta-K", "v\u{c3}\u{bc}"),
+            ("name", "/AUTH_a/c/ö"),
+        ];
+        items.into_iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+    }
+
+    #[test]
+    fn as_swift_writes_it() {
+        // Written by Swift 2.38.3 under Python 3 for the sample.
+        let golden = b"\x80\x02}q\x00(c_codecs\nencode\nq\x01X\x0b\x00\x00\x00X-Timestampq\x02X\x06\x00\x00\x00latin1q\x03\x86q\x04Rq\x05h\x01X\x10\x00\x00\x001700000000.12345q\x06h\x03\x86q\x07Rq\x08h\x01X\x0c\x00\x00\x00Content-Typeq\th\x03\x86q\nRq\x0bh\x01X\n\x00\x00\x00text/plainq\x0ch\x03\x86q\rRq\x0eh\x01X\x0e\x00\x00\x00Content-Lengthq\x0fh\x03\x86q\x10Rq\x11h\x01X\x01\x00\x00\x003q\x12h\x03\x86q\x13Rq\x14h\x01X\x04\x00\x00\x00ETagq\x15h\x03\x86q\x16Rq\x17h\x01X \x00\x00\x00900150983cd24fb0d6963f7d28e17f72q\x18h\x03\x86q\x19Rq\x1ah\x01X\x0f\x00\x00\x00X-Object-Meta-Kq\x1bh\x03\x86q\x1cRq\x1dh\x01X\t\x00\x00\x00v\xc3\x83\xc2\x83\xc3\x82\xc2\xbcq\x1eh\x03\x86q\x1fRq h\x01X\x04\x00\x00\x00nameq!h\x03\x86q\"Rq#h\x01X\x0e\x00\x00\x00/AUTH_a/c/\xc3\x83\xc2\xb6q$h\x03\x86q%Rq&u.";
+        assert_eq!(Metadata::from_pickle(golden).unwrap(), sample());
+        let ours = sample().to_pickle();
+        assert!(ours[..32].windows(14).any(|w| w == b"_codecs\nencode"), "how Swift tells what wrote it");
+        assert_eq!(Metadata::from_pickle(&ours).unwrap(), sample());
+    }
+
+    #[test]
+    fn plain_text_is_short_and_old_pickles_are_read() {
+        let mut m = sample();
+        m.set("x-object-meta-k", "w".repeat(300));
+        let raw = m.to_pickle();
+        assert!(raw.starts_with(b"\x80\x02}(U\x0bX-Timestamp"));
+        assert_eq!(Metadata::from_pickle(&raw).unwrap(), m);
+        // Python 2: header bytes as they are, the name in UTF-8.
+        let old = b"\x80\x02}q\x01(U\x04nameq\x02U\x05/a/\xc3\xb6U\x05otherU\x02\xc3\xbcu.";
+        let m = Metadata::from_pickle(old).unwrap();
+        assert_eq!((m.name(), m.get("other")), (Some("/a/ö"), Some("\u{c3}\u{bc}")));
+        assert_eq!(header_bytes(m.get("other").unwrap()), "ü".as_bytes());
+        assert!(Metadata::from_pickle(b"\x80\x02]q\x00.").is_err());
+        assert!(Metadata::from_pickle(b"").is_err());
+    }
 }
