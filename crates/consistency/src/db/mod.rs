@@ -7,11 +7,12 @@ mod replicate;
 mod walk;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use audit::device_names;
 pub use audit::{AuditStats, audit_accounts, audit_containers};
 pub(crate) use http::address;
+pub(crate) use replicate::replicate_container;
 pub use replicate::{ReplicateStats, replicate_accounts, replicate_containers};
 pub(crate) use walk::{Found, walk};
 

@@ -92,11 +92,18 @@ pub async fn replicate_accounts(config: &DbDaemonConfig) -> ReplicateStats {
 
 /// One pass over this node's containers.
 pub async fn replicate_containers(config: &DbDaemonConfig) -> ReplicateStats {
-    pass::<ContainerBroker>(config, config.rings.container(), |c, i| {
-        let text = |k: &str| i.wire.get(k).and_then(Value::as_str).unwrap_or("");
-        c.swift.hash.container(text("account"), text("container"))
-    })
-    .await
+    pass::<ContainerBroker>(config, config.rings.container(), container_hash).await
+}
+
+fn container_hash(c: &DbDaemonConfig, i: &ReplicationInfo) -> caelum_swiftkit::NameHash {
+    let text = |k: &str| i.wire.get(k).and_then(Value::as_str).unwrap_or("");
+    c.swift.hash.container(text("account"), text("container"))
+}
+
+/// Replicates one container now. Answers as [`Pass::exchange`].
+pub(crate) async fn replicate_container(config: &DbDaemonConfig, found: &Found, device: &Device) -> caelum_broker::Result<Vec<bool>> {
+    let pass = Pass { config, ring: config.rings.container(), counters: Counters::default(), hash: container_hash };
+    pass.exchange::<ContainerBroker>(found, device).await
 }
 
 struct Pass<'a> {
@@ -146,6 +153,12 @@ impl Pass<'_> {
     }
 
     async fn try_database<B: Kind>(&self, found: &Found, device: &Device) -> caelum_broker::Result<bool> {
+        Ok(self.exchange::<B>(found, device).await?.iter().all(|a| *a))
+    }
+
+    /// Whether each replica has been brought up to date, this one included if it belongs here. Empty for a
+    /// database that was forgotten.
+    async fn exchange<B: Kind>(&self, found: &Found, device: &Device) -> caelum_broker::Result<Vec<bool>> {
         let now = self.config.now();
         let (age, sync_age) = (now.minus(self.config.reclaim_age), now.minus(self.config.reclaim_age * 2));
         let (pool, path, age_secs) = (self.config.pool.clone(), found.path.clone(), self.config.reclaim_age);
@@ -163,7 +176,7 @@ impl Pass<'_> {
             if reclaimable.1 {
                 self.remove(&broker).await?;
             }
-            return Ok(true);
+            return Ok(Vec::new());
         }
         let partition = self.ring.partition(&(self.hash)(self.config, &info));
         let primaries: Vec<Device> = self.ring.primaries(partition).into_iter().cloned().collect();
@@ -172,7 +185,7 @@ impl Pass<'_> {
         if partition != found.partition {
             tracing::error!(file = %found.path.display(), partition, "lies in the wrong partition, will be moved");
         }
-        let answers = self.to_replicas(&broker, &info, partition, &primaries, mine).await;
+        let mut answers = self.to_replicas(&broker, &info, partition, &primaries, mine).await;
         if let Err(e) = broker.afterwards(self.config, &info, &answers).await {
             tracing::error!(file = %found.path.display(), error = %e, "after replication");
         }
@@ -183,7 +196,10 @@ impl Pass<'_> {
                 self.remove(&broker).await?;
             }
         }
-        Ok(answers.iter().all(|a| *a))
+        if belongs {
+            answers.push(true);
+        }
+        Ok(answers)
     }
 
     /// Replicates to the others in ring order beginning after this node, so that each has another first.

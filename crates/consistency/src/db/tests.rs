@@ -50,8 +50,7 @@ impl Cluster {
                 let container = ContainerServer::new(server.clone()).service();
                 let account = AccountServer::new(server.clone()).service();
                 nodes.set_local(&format!("10.0.0.{i}"), PORT, Arc::new(Both { account, container }));
-                let mut c =
-                    DbDaemonConfig::new(&root, SwiftConf::default(), rings.clone(), nodes.clone(), env.clone(), server.pool);
+                let mut c = DbDaemonConfig::new(&root, SwiftConf::default(), rings.clone(), nodes.clone(), env.clone(), server.pool);
                 c.local = vec![(format!("10.0.0.{i}"), PORT)];
                 c
             })
@@ -69,8 +68,18 @@ impl Cluster {
         self.container_at(node, name, partition)
     }
 
+    /// Where the rings put it.
+    pub fn container_of(&self, node: usize, account: &str, name: &str) -> ContainerBroker {
+        let hash = self.nodes[node].swift.hash.container(account, name);
+        let partition = self.nodes[node].rings.container().partition(&hash);
+        self.open(node, to_hex(&hash), partition)
+    }
+
     fn container_at(&self, node: usize, name: &str, partition: u32) -> ContainerBroker {
-        let hash = to_hex(&self.nodes[node].swift.hash.container("a", name));
+        self.open(node, to_hex(&self.nodes[node].swift.hash.container("a", name)), partition)
+    }
+
+    fn open(&self, node: usize, hash: String, partition: u32) -> ContainerBroker {
         let dir = self.device_dir(node).join(storage_directory(caelum_broker::CONTAINER_DIR, &partition.to_string(), &hash));
         ContainerBroker::new(&self.nodes[node].pool, &dir.join(format!("{hash}.db"))).unwrap()
     }
@@ -109,18 +118,11 @@ fn at(n: u64) -> String {
     Timestamp::from_raw(160_000_000_000_000 + n * 100_000).internal()
 }
 
-fn row(name: &str, n: u64) -> ObjectRow {
-    ObjectRow {
-        name: name.into(),
-        created_at: at(n),
-        size: 1,
-        content_type: "text/plain".into(),
-        etag: "e".into(),
-        ..ObjectRow::default()
-    }
+pub(crate) fn row(name: &str, n: u64) -> ObjectRow {
+    ObjectRow { name: name.into(), created_at: at(n), size: 1, content_type: "text/plain".into(), etag: "e".into(), ..ObjectRow::default() }
 }
 
-fn names(b: &ContainerBroker) -> Vec<String> {
+pub(crate) fn names(b: &ContainerBroker) -> Vec<String> {
     let mut out = Vec::new();
     let q = Listing { limit: 10_000, ..Listing::default() };
     b.list_objects(&q, 0, &mut |e| {

@@ -192,7 +192,7 @@ fn shards(
     }
     let mut w = Writer::new(format, "container", target.container.as_deref().unwrap_or(""), 0);
     for range in broker.shard_ranges(&q)? {
-        shard_line(&mut w, &range, namespace, format);
+        shard_line(&mut w, &range, namespace);
     }
     let mut r = ok_body(format.content_type(), w.finish());
     set_facts(&mut r, Some(&info), false);
@@ -205,20 +205,28 @@ fn shards(
     Ok(r)
 }
 
-fn shard_line(w: &mut Writer, range: &caelum_broker::ShardRange, namespace: bool, format: Format) {
-    use serde_json::{Value, json};
-    let value = if namespace {
-        json!({"name": range.name, "lower": range.lower, "upper": range.upper})
-    } else {
-        let mut v = serde_json::to_value(range).unwrap_or(Value::Null);
-        if let Some(map) = v.as_object_mut() {
-            map.insert("last_modified".into(), range.timestamp.iso().into());
-        }
-        v
-    };
-    match format {
-        Format::Json => w.json_value(&value),
-        // Other forms are of no use to anybody, but the name is there.
-        _ => w.line("object", &range.name, &[("name", Field::Text(&range.name))], &["name"]),
+fn shard_line(w: &mut Writer, r: &caelum_broker::ShardRange, namespace: bool) {
+    let (timestamp, meta, state) = (r.timestamp.normal(), r.meta_timestamp.normal(), r.state_timestamp.normal());
+    let epoch = r.epoch.map(Timestamp::normal);
+    let names = [("name", Field::Text(&r.name)), ("lower", Field::Text(&r.lower)), ("upper", Field::Text(&r.upper))];
+    if namespace {
+        return w.line("object", &r.name, &names, &["name"]);
     }
+    let fields = [
+        ("name", Field::Text(&r.name)),
+        ("timestamp", Field::Text(&timestamp)),
+        ("lower", Field::Text(&r.lower)),
+        ("upper", Field::Text(&r.upper)),
+        ("object_count", Field::Int(r.object_count)),
+        ("bytes_used", Field::Int(r.bytes_used)),
+        ("meta_timestamp", Field::Text(&meta)),
+        ("deleted", Field::Int(i64::from(r.deleted))),
+        ("state", Field::Int(r.state.number())),
+        ("state_timestamp", Field::Text(&state)),
+        ("epoch", epoch.as_deref().map_or(Field::Null, Field::Text)),
+        ("reported", Field::Int(i64::from(r.reported))),
+        ("tombstones", Field::Int(r.tombstones)),
+        ("last_modified", Field::Time(r.timestamp)),
+    ];
+    w.line("object", &r.name, &fields, &["name"]);
 }

@@ -140,6 +140,8 @@ pub(crate) enum Field<'a> {
     Text(&'a str),
     Int(i64),
     Time(Timestamp),
+    /// JSON's `null`; nothing in XML.
+    Null,
 }
 
 /// Writes a listing line by line.
@@ -206,6 +208,7 @@ impl Writer {
                     match value {
                         Field::Text(t) => json_str(&mut self.out, t),
                         Field::Int(n) => self.out.extend_from_slice(n.to_string().as_bytes()),
+                        Field::Null => self.out.extend_from_slice(b"null"),
                         Field::Time(t) => {
                             self.out.push(b'"');
                             iso(&mut self.out, *t);
@@ -238,6 +241,7 @@ impl Writer {
                 Field::Text(t) => xml_text(&mut self.out, t),
                 Field::Int(n) => self.out.extend_from_slice(n.to_string().as_bytes()),
                 Field::Time(t) => iso(&mut self.out, *t),
+                Field::Null => {}
             }
             bracket(&mut self.out, b"</", key, b">");
         }
@@ -269,12 +273,6 @@ impl Writer {
             }
         }
         self.end();
-    }
-
-    /// Appends a JSON value as it is (shard ranges).
-    pub fn json_value(&mut self, value: &serde_json::Value) {
-        self.begin();
-        python_json(&mut self.out, value);
     }
 
     pub fn finish(mut self) -> Vec<u8> {
