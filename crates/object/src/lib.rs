@@ -12,5 +12,5 @@ pub mod layers_core;
 pub mod pipeline;
 pub mod proxy;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;

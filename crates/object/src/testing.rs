@@ -1,4 +1,5 @@
 //! A small object store in memory that answers as the proxy's controllers do, for tests of the layers in front of it.
+#![allow(clippy::unwrap_used, reason = "for tests only, also those of other crates")]
 
 use crate::env::{Environ, Req, Resp, SwiftPath};
 use crate::http::{Conditions, Params, Source, conditional, content_length, error, http_date, respond, set, text};
