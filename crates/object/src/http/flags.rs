@@ -20,6 +20,10 @@ pub struct OriginalMethod(pub http::Method);
 #[derive(Clone)]
 pub struct ManifestHook(pub Arc<dyn Fn(&mut Vec<Value>) -> Vec<(String, String)> + Send + Sync>);
 
+/// On a response to a PUT that came without a content type: the one that the object got.
+#[derive(Clone, Debug)]
+pub struct StoredType(pub String);
+
 /// On a response: the listing is JSON whatever the client asked for (versions of objects).
 #[derive(Clone, Copy, Debug)]
 pub struct ListingAsIs;

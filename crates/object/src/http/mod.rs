@@ -19,7 +19,7 @@ pub use accept::best_match;
 pub use body::{BodyReader, drain, read_all};
 pub use conditional::{Conditions, EtagSet, Source, conditional};
 pub use dates::{http_date, parse_http_date};
-pub use flags::{ContentTypeOverridden, KeepRelativeLocation, ListingAsIs, ManifestHook, OriginalMethod};
+pub use flags::{ContentTypeOverridden, KeepRelativeLocation, ListingAsIs, ManifestHook, OriginalMethod, StoredType};
 pub use headers::{content_length, etag, guess_type, is_true, is_true_text, set, text, unquote_etag};
 pub use params::Params;
 pub use range::{ByteRange, Ranges, content_range, multipart_body, multipart_length};

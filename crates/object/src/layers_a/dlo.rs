@@ -160,7 +160,7 @@ impl Dlo {
 
     async fn whole(self, mut resp: Resp, place: Place, mut cx: Conditions, expired: Option<http::HeaderValue>) -> Result<Resp, Resp> {
         let head = cx.method == Method::HEAD;
-        let rows = place.page("").await.map_err(|r| if head { r.map(|_| caelum_rest::empty()) } else { r })?;
+        let rows = place.page("").await.map_err(|r| if head { without_body(r) } else { r })?;
         let complete = rows.len() < self.page;
         let total: u64 = rows.iter().fold(0, |n: u64, r| n.saturating_add(r.bytes));
         let range = cx.range.take().filter(|r| r.0.len() == 1);
@@ -212,6 +212,11 @@ impl Dlo {
         let body = segmented(fetch, Box::new(pieces), expect).await.map_err(|f| f.response())?;
         Ok(conditional(&cx, resp, Source::Ranged(body), &self.env))
     }
+}
+
+fn without_body(mut resp: Resp) -> Resp {
+    set(resp.headers_mut(), "content-length", "0");
+    resp.map(|_| caelum_rest::empty())
 }
 
 fn check_manifest(req: &Req) -> Option<Resp> {

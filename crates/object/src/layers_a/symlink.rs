@@ -9,7 +9,8 @@ use super::common::{
 };
 use crate::env::{Environ, Req, Resp, SwiftPath, SyncOverride, quote};
 use crate::http::{
-    KeepRelativeLocation, Origin, Params, content_length, drain, error, error_plain, is_true, respond, set, split_path, text, unquote_etag,
+    KeepRelativeLocation, Origin, Params, StoredType, content_length, drain, error, error_plain, is_true, respond, set, split_path, text,
+    unquote_etag,
 };
 use caelum_rest::HttpService;
 use futures_util::future::BoxFuture;
@@ -207,7 +208,12 @@ impl Symlink {
             row.push_str(&format!("; symlink_target_etag={etag}; symlink_target_bytes={bytes}"));
         }
         set(h, OVERRIDE_ETAG, row);
-        Ok(self.next.call(req).await)
+        let kind = text(h, "content-type").map(str::to_string);
+        let mut resp = self.next.call(req).await;
+        if let Some(kind) = kind {
+            resp.extensions_mut().insert(StoredType(kind));
+        }
+        Ok(resp)
     }
 
     /// A static link's target must be there and have the etag.

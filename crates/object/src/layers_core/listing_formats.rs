@@ -82,6 +82,10 @@ impl HttpService for ListingFormats {
             Ok(w) => w,
             Err(refusal) => return Box::pin(async move { refusal }),
         };
+        if !wanted.by_accept {
+            // Layers that can only do JSON refuse by what is accepted.
+            set(req.headers_mut(), "accept", wanted.kind);
+        }
         if !ask_json(&mut req) {
             return Box::pin(async { error(414) });
         }

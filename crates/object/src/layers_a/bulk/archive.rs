@@ -43,7 +43,7 @@ pub(super) type Broken = String;
 fn bunzip(state: &mut bzip2::Decompress, input: &mut Bytes, fresh: &mut bool) -> Result<(Vec<u8>, bool), Broken> {
     let mut out = vec![0; STEP_OUT];
     let (before_in, before_out) = (state.total_in(), state.total_out());
-    let status = state.decompress(input, &mut out).map_err(|_| if *fresh { "not a bzip2 file" } else { "Invalid data stream" })?;
+    let status = state.decompress(input, &mut out).map_err(|_| "invalid compressed data")?;
     let (used, made) = (state.total_in() - before_in, state.total_out() - before_out);
     input.advance(usize::try_from(used).unwrap_or(0).min(input.len()));
     out.truncate(usize::try_from(made).unwrap_or(0));

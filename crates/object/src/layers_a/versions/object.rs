@@ -4,7 +4,7 @@ use super::names::{parse_version, reserved_name, version_id, version_object};
 use super::{Context, DELETE_MARKER, Inner, ask, done, info_of, question, written_at};
 use crate::env::{Environ, Footers, Req, Resp, SwiftPath, environ, quote};
 use crate::http::{
-    ContentTypeOverridden, Params, content_length, error, error_html, error_plain, guess_type, is_true, is_true_text, set,
+    ContentTypeOverridden, Params, StoredType, content_length, error, error_html, error_plain, guess_type, is_true, is_true_text, set,
     set_path_and_query, text, unquote_etag,
 };
 use crate::layers_a::common::{allow_reserved, sibling, unquote};
@@ -159,7 +159,8 @@ impl Versioned<'_> {
         }
         // The type is guessed from the name that the client knows.
         let detect = is_true(put.headers(), "x-detect-content-type");
-        if detect || text(put.headers(), "content-type").is_none_or(str::is_empty) {
+        let untyped = text(put.headers(), "content-type").is_none_or(str::is_empty) && !put.headers().contains_key(TARGET_HEADER);
+        if detect || untyped {
             set(put.headers_mut(), "content-type", guess_type(self.object));
             put.headers_mut().remove("x-detect-content-type");
         }
@@ -174,8 +175,7 @@ impl Versioned<'_> {
     }
 
     async fn write_version(&self, put: Req, name: String, count: Arc<AtomicU64>) -> Result<Written, Resp> {
-        let kind = text(put.headers(), "content-type").unwrap_or_default();
-        let content_type = kind.split(';').next().unwrap_or_default().trim().to_string();
+        let kind = text(put.headers(), "content-type").unwrap_or_default().to_string();
         let slo = text(put.headers(), "x-object-sysmeta-slo-size").filter(|s| !s.is_empty()).map(str::to_string);
         let resp = self.cx.call(put).await;
         if resp.status().as_u16() == 404 {
@@ -184,6 +184,8 @@ impl Versioned<'_> {
         }
         let resp = check(resp).await?;
         let etag = text(resp.headers(), "etag").map(unquote_etag).unwrap_or_default().to_string();
+        let kind = resp.extensions().get::<StoredType>().map_or(kind, |t| t.0.clone());
+        let content_type = kind.split(';').next().unwrap_or_default().trim().to_string();
         done(resp).await;
         let bytes = slo.unwrap_or_else(|| count.load(Ordering::Relaxed).to_string());
         Ok(Written { name, etag, bytes, content_type })
@@ -418,6 +420,7 @@ impl Versioned<'_> {
         let query = req.uri().query().unwrap_or_default().to_string();
         set_path_and_query(&mut req, &place, &query);
         allow_reserved(&mut req);
+        let method = req.method().clone();
         let mut resp = self.cx.call(req).await;
         if resp.status().is_success() {
             set(resp.headers_mut(), "x-object-version-id", id);
@@ -426,6 +429,9 @@ impl Versioned<'_> {
         if text(h, "x-backend-content-type").or_else(|| text(h, "content-type")) == Some(DELETE_MARKER) {
             done(resp).await;
             let mut gone = error(404);
+            if method == Method::HEAD {
+                set(gone.headers_mut(), "content-length", "0");
+            }
             set(gone.headers_mut(), "x-object-version-id", id);
             set(gone.headers_mut(), header::CONTENT_TYPE.as_str(), DELETE_MARKER);
             return Err(gone);
