@@ -57,7 +57,7 @@ impl Conditions {
 
     /// The etag that conditions are compared with: the first alternative the headers have, else `ETag`.
     pub fn etag_of(&self, headers: &HeaderMap) -> Option<String> {
-        let alternative = self.etag_is_at.iter().find_map(|n| text(headers, n)).map(str::to_string);
+        let alternative = self.etag_is_at.iter().find_map(|n| text(headers, n).filter(|t| !t.is_empty())).map(str::to_string);
         alternative.or_else(|| super::etag(headers))
     }
 

@@ -138,7 +138,7 @@ fn fill_head(server: &Shared, h: &mut HeaderMap, opened: &Opened) {
 /// 304 or 412 by the request's conditions.
 fn precondition(parts: &Parts, metadata: &Metadata) -> Option<StatusCode> {
     let get = |name| headers::text(&parts.headers, name).filter(|v| !v.is_empty());
-    let elsewhere = get("x-backend-etag-is-at").and_then(|names| names.split(',').find_map(|n| metadata.get(n.trim()).map(str::to_string)));
+    let elsewhere = get("x-backend-etag-is-at").and_then(|names| names.split(',').find_map(|n| metadata.get(n.trim()).filter(|t| !t.is_empty()).map(str::to_string)));
     let etag = elsewhere.as_deref().or(metadata.get("ETag")).unwrap_or_default();
     if get("if-none-match").is_some_and(|m| headers::matches(&m, etag)) {
         return Some(StatusCode::NOT_MODIFIED);
