@@ -204,7 +204,13 @@ impl Cx {
                     head = head.query("version-id", v);
                 }
                 let head = head.send().await;
-                let granted = head.status().is_success() && AccessList::of_object(head.headers()).grants(caller, permission);
+                let granted = if head.status() == http::StatusCode::NOT_FOUND {
+                    // Who may list the bucket may know that there is no such key.
+                    let lists = self.policy_verdict("s3:ListBucket", bucket, None, state).await?;
+                    lists != Verdict::Deny && (lists == Verdict::Allow || state.acl.grants(caller, "READ"))
+                } else {
+                    head.status().is_success() && AccessList::of_object(head.headers()).grants(caller, permission)
+                };
                 Ok(if granted { Rights::Granted } else { Rights::Caller })
             }
             Need::Bucket(_) => Ok(Rights::Caller),
@@ -336,7 +342,9 @@ impl Cx {
             (404 | 410, Subject::Put(b)) => no_such_bucket(b),
             (404 | 410, Subject::Object(k)) if self.params.has("versionId") && !k.is_empty() => {
                 let e = err("NoSuchVersion").with("Key", k);
-                let marker = text(&path, "x-backend-content-type").is_some_and(|t| t.starts_with("application/x-deleted"));
+                let marker = ["x-backend-content-type", "content-type"]
+                    .iter()
+                    .any(|n| text(&path, n).is_some_and(|t| t.starts_with("application/x-deleted")));
                 if marker { err("MethodNotAllowed").header("x-amz-delete-marker", "true") } else { e }
             }
             (404 | 410, Subject::Object(k)) => match self.bucket_state().await {

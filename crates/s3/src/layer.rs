@@ -8,13 +8,14 @@ use crate::notify::Notifier;
 use crate::target::{Target, bucket_in_host, parse};
 use crate::{cors, ops, payload, website};
 use caelum_base::Env;
-use caelum_object::env::{Req, Resp, environ};
-use caelum_object::http::{Origin, Params, set, text};
+use caelum_object::env::{Req, Resp, SwiftPath, environ};
+use caelum_object::http::{Origin, Params, content_length, read_all, set, text};
 use caelum_object::proxy::InfoSource;
 use caelum_rest::{BaseUrl, Body, HttpService};
 use caelum_safeio::fetch::FetchPolicy;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -311,9 +312,51 @@ fn check_headers(headers: &HeaderMap, o: &S3Options) -> S3Result<()> {
     Ok(())
 }
 
+/// Listings longer than this go on as they are; the longest page of Swift's is shorter.
+const MAX_LISTING_BYTES: u64 = 32 << 20;
+
+fn is_container_listing(req: &Req) -> bool {
+    let is_get = req.method() == Method::GET;
+    is_get && SwiftPath::parse(req.uri().path()).is_some_and(|p| p.container.is_some() && p.object.is_none())
+}
+
+/// In listings for clients of Swift's API the S3 tag of an object gets a field of its own (`s3_etag`).
+async fn plain_etags(resp: Resp) -> Resp {
+    let is_json = text(resp.headers(), "content-type").is_some_and(|t| t.starts_with("application/json"));
+    let length = content_length(&resp);
+    if !resp.status().is_success() || !is_json || length.is_none_or(|l| l > MAX_LISTING_BYTES) {
+        return resp;
+    }
+    let (mut parts, body) = resp.into_parts();
+    let Some(data) = read_all(body, usize::try_from(MAX_LISTING_BYTES).unwrap_or(usize::MAX)).await else {
+        return err("ServiceUnavailable").response("", false);
+    };
+    let has_tags = data.windows(8).any(|w| w == b"s3_etag=");
+    let rows = if has_tags { serde_json::from_slice::<Vec<Value>>(&data).ok() } else { None };
+    let Some(mut rows) = rows else { return Resp::from_parts(parts, caelum_rest::full(data)) };
+    for row in &mut rows {
+        let Some(hash) = row.get("hash").and_then(Value::as_str).map(str::to_string) else { continue };
+        let mut kept = Vec::new();
+        for piece in hash.split(';').map(str::trim) {
+            match piece.strip_prefix("s3_etag=") {
+                Some(tag) => row["s3_etag"] = format!("\"{}\"", tag.trim_matches('"')).into(),
+                None => kept.push(piece),
+            }
+        }
+        row["hash"] = kept.join("; ").into();
+    }
+    let data = Value::Array(rows).to_string();
+    set(&mut parts.headers, "content-length", data.len().to_string());
+    Resp::from_parts(parts, caelum_rest::full(data))
+}
+
 impl HttpService for S3Layer {
     fn call(&self, req: Req) -> BoxFuture<'static, http::Response<Body>> {
         match self.0.entry(&req) {
+            None if is_container_listing(&req) => {
+                let answer = self.0.next.call(req);
+                Box::pin(async move { plain_etags(answer.await).await })
+            }
             None => self.0.next.call(req),
             Some(entry) => Box::pin(self.0.clone().answer(req, entry)),
         }

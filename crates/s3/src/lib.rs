@@ -23,6 +23,8 @@ mod notify;
 mod ops;
 mod payload;
 mod policy;
+#[cfg(test)]
+mod sign;
 mod state;
 mod tags;
 mod target;
@@ -32,3 +34,6 @@ mod xml;
 pub use credentials::{AnyCredentials, Ec2Keys, Key, KeystoneCredentials, S3Credentials, StaticCredentials};
 pub use layer::{S3Deps, S3Layer, S3Options};
 pub use lifecycle::Pass;
+
+#[cfg(test)]
+mod tests;

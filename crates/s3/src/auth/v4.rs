@@ -256,13 +256,6 @@ impl SigningContext {
         let text = format!("AWS4-HMAC-SHA256-TRAILER\n{}\n{}\n{}\n{hash}", self.date, self.scope, self.previous);
         self.check(&text, signature)
     }
-
-    #[cfg(test)]
-    pub fn sign_chunk(&mut self, sha256: &str) -> String {
-        let text = format!("AWS4-HMAC-SHA256-PAYLOAD\n{}\n{}\n{}\n{EMPTY}\n{sha256}", self.date, self.scope, self.previous);
-        self.previous = to_hex(&sha256_mac(self.key.expose(), text.as_bytes()));
-        self.previous.clone()
-    }
 }
 
 impl std::fmt::Debug for SigningContext {

@@ -1,6 +1,6 @@
 //! Copies on the server's side.
 
-use super::object::{ETAG_SYSMETA, additions, answer_headers, check_write_conditions, metadata};
+use super::object::{ETAG_SYSMETA, KEPT, UPLOAD_ID_SYSMETA, additions, answer_headers, check_write_conditions, metadata};
 use super::{tell, xml, xml_seconds};
 use crate::context::{Cx, Need, Subject, discard};
 use crate::errors::{S3Result, err, invalid_argument, invalid_request};
@@ -98,17 +98,6 @@ pub fn result(root: &str, headers: &HeaderMap, checksum: Option<&str>) -> String
     x.finish()
 }
 
-/// Metadata that the copy must not take from its source: what it says of the data as it was laid out there.
-pub const NOT_COPIED: [&str; 7] = [
-    ETAG_SYSMETA,
-    super::object::UPLOAD_ID_SYSMETA,
-    "x-object-sysmeta-swift3-etag",
-    "x-object-sysmeta-slo-etag",
-    "x-object-sysmeta-slo-size",
-    "x-object-sysmeta-container-update-override-etag",
-    CHECKSUM_SYSMETA,
-];
-
 pub async fn object(cx: &mut Cx) -> S3Result<Resp> {
     let key = cx.key().to_string();
     if cx.headers.contains_key("x-amz-copy-source-range") {
@@ -152,38 +141,41 @@ pub async fn object(cx: &mut Cx) -> S3Result<Resp> {
     Ok(r)
 }
 
+/// The copy's metadata. Nothing comes from the source by itself: how its data was laid out, its list and its lock are
+/// not the copy's.
 async fn target_headers(cx: &Cx, state: &Bucket, source: &Source, replaces: bool) -> S3Result<HeaderMap> {
     let mut headers = additions(cx, state).await?;
     set(&mut headers, "x-copy-from", source.path());
-    for name in NOT_COPIED {
-        set(&mut headers, name, "");
+    set(&mut headers, "x-fresh-metadata", "true");
+    if replaces {
+        headers.extend(metadata(&cx.headers)?);
+        set(&mut headers, "content-type", cx.header("content-type").unwrap_or("binary/octet-stream"));
+    } else {
+        for (name, value) in &source.headers {
+            let n = name.as_str();
+            if n.starts_with("x-object-meta-") || KEPT.contains(&n) || n == "content-type" {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        if let Some(v) = cx.header("x-amz-website-redirect-location") {
+            set(&mut headers, super::object::REDIRECT_SYSMETA, v);
+        }
+    }
+    // System metadata is copied whatever is said; what it says of the source's layout is blanked out.
+    for name in [ETAG_SYSMETA, UPLOAD_ID_SYSMETA, "x-object-sysmeta-swift3-etag", CHECKSUM_SYSMETA] {
+        if source.headers.contains_key(name) {
+            set(&mut headers, name, "");
+        }
     }
     // A checksum of all the data stays true.
     if let Some(c) = text(&source.headers, CHECKSUM_SYSMETA).filter(|c| c.contains("FULL_OBJECT")) {
         set(&mut headers, CHECKSUM_SYSMETA, c);
     }
-    if replaces {
-        headers.extend(metadata(&cx.headers)?);
-        set(&mut headers, "x-fresh-metadata", "true");
-        let kind = cx.header("content-type").unwrap_or("binary/octet-stream");
-        set(&mut headers, "content-type", kind);
-    }
     let copies_tags = cx.header("x-amz-tagging-directive") != Some("REPLACE");
-    match text(&source.headers, OBJECT_TAGS).filter(|_| copies_tags) {
-        Some(tags) => {
-            let state = cx.state_of(&source.bucket).await?;
-            cx.decide("s3:GetObjectTagging", &source.bucket, Some(&source.key), &state, Need::Owner).await?;
-            set(&mut headers, OBJECT_TAGS, tags);
-        }
-        None if !headers.contains_key(OBJECT_TAGS) => set(&mut headers, OBJECT_TAGS, ""),
-        None => {}
-    }
-    // Locks are never copied; the object's list is a new one.
-    for name in ["lock-mode", "lock-until", "legal-hold", "acl"] {
-        let name = format!("x-object-transient-sysmeta-s3api-{name}");
-        if !headers.contains_key(name.as_str()) {
-            set(&mut headers, &name, "");
-        }
+    if let Some(tags) = text(&source.headers, OBJECT_TAGS).filter(|_| copies_tags) {
+        let state = cx.state_of(&source.bucket).await?;
+        cx.decide("s3:GetObjectTagging", &source.bucket, Some(&source.key), &state, Need::Object("READ")).await?;
+        set(&mut headers, OBJECT_TAGS, tags);
     }
     Ok(headers)
 }

@@ -41,22 +41,15 @@ impl Encoding {
 /// The tag of a row as S3's clients see it, with its quotes.
 pub fn etag_of(row: &Value) -> String {
     let get = |n: &str| row.get(n).and_then(Value::as_str);
-    if let Some(e) = get("s3_etag") {
-        return format!("\"{}\"", e.trim_matches('"'));
-    }
-    if let Some(e) = get("slo_etag") {
-        return format!("\"{}-N\"", e.trim_matches('"'));
-    }
-    // A row that was not taken apart on its way still carries its parameters.
+    // What other layers have not taken apart still stands behind the hash.
     let hash = get("hash").unwrap_or_default();
-    let mut pieces = hash.split(';').map(str::trim);
-    let plain = pieces.next().unwrap_or_default();
-    for (name, suffix) in [("s3_etag=", ""), ("slo_etag=", "-N")] {
-        if let Some(e) = hash.split(';').find_map(|p| p.trim().strip_prefix(name)) {
-            return format!("\"{}{suffix}\"", e.trim_matches('"'));
-        }
+    let behind = |name: &str| hash.split(';').find_map(|p| p.trim().strip_prefix(name)?.strip_prefix('='));
+    let of = |name: &str| get(name).or_else(|| behind(name)).map(|e| e.trim_matches('"').to_string());
+    match (of("s3_etag"), of("slo_etag")) {
+        (Some(e), _) => format!("\"{e}\""),
+        (None, Some(e)) => format!("\"{e}-N\""),
+        (None, None) => format!("\"{}\"", hash.split(';').next().unwrap_or_default().trim().trim_matches('"')),
     }
-    format!("\"{}\"", plain.trim_matches('"'))
 }
 
 pub fn write_owner(x: &mut Xml, user: &str) {

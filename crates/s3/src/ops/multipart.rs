@@ -182,10 +182,12 @@ async fn copy_part(cx: &mut Cx, name: &str) -> S3Result<Resp> {
         }
         call = call.header("range", range);
     }
-    for n in copy::NOT_COPIED {
-        call = call.header(n, "");
-    }
     call = call.header("x-fresh-metadata", "true");
+    for n in [ETAG_SYSMETA, UPLOAD_ID_SYSMETA, "x-object-sysmeta-swift3-etag", CHECKSUM_SYSMETA, crate::acl::OBJECT_ACL] {
+        if source.headers.contains_key(n) {
+            call = call.header(n, "");
+        }
+    }
     if let Some(v) = &source.version {
         call = call.query("version-id", v);
     }

@@ -21,7 +21,7 @@ pub const REDIRECT_SYSMETA: &str = "x-object-sysmeta-s3api-website-redirect-loca
 const MAX_USER_META: usize = 2048;
 
 /// Headers that are stored and returned as they are.
-const KEPT: [&str; 6] = ["cache-control", "content-disposition", "content-encoding", "content-language", "expires", "x-robots-tag"];
+pub const KEPT: [&str; 6] = ["cache-control", "content-disposition", "content-encoding", "content-language", "expires", "x-robots-tag"];
 
 /// A value that is not ASCII as a MIME word.
 fn sanitized(value: &HeaderValue) -> String {
