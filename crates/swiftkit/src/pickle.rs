@@ -284,6 +284,13 @@ impl<'a> Reader<'a> {
                 self.bytes(n)
             }
             b'V' | b'S' => self.quoted(op),
+            _ => self.build(op),
+        }
+    }
+
+    /// Marks, containers, references and calls.
+    fn build(&mut self, op: u8) -> Res<()> {
+        match op {
             b'(' => {
                 self.stack.push(Item::Mark);
                 Ok(())
