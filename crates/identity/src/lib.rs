@@ -20,5 +20,5 @@ mod token;
 mod tokens;
 
 pub use logic::bootstrap::{Bootstrap, BootstrapService, ServiceUser};
-pub use service::{Deps, Service, rotate_keys, start};
+pub use service::{Deps, Keys, Service, rotate_keys, start};
 pub use state::Compliance;

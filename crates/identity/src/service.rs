@@ -1,6 +1,7 @@
 //! Starting and stopping the service.
 
-use crate::api;
+use crate::api::{self, ec2_secret};
+use crate::logic::authenticate::key_token;
 use crate::logic::bootstrap::{self, Bootstrap};
 use crate::logic::passwords::Hasher;
 use crate::state::{Compliance, Identity, Parts};
@@ -9,7 +10,7 @@ use crate::token::keys::KeyRepository;
 use crate::tokens::{ServiceTokens, Validator};
 use caelum_base::{Env, Result, Secret};
 use caelum_client::TokenSource;
-use caelum_rest::{Api, HttpService, OpInfo, TokenValidator};
+use caelum_rest::{Api, Auth, HttpService, OpInfo, TokenValidator};
 use caelum_store::{Db, StoreUrl};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -139,6 +140,11 @@ impl Service {
         Arc::new(ServiceTokens::new(self.identity.clone(), user_name))
     }
 
+    /// Access keys, for S3 in the same process.
+    pub fn keys(&self) -> Arc<Keys> {
+        Arc::new(Keys(self.identity.clone()))
+    }
+
     /// Makes what every cloud has; what is there already stays as it is.
     pub async fn bootstrap(&self, b: Bootstrap) -> Result<()> {
         bootstrap::run(&self.identity, b).await
@@ -157,6 +163,20 @@ impl Service {
     /// Ends background work.
     pub async fn stop(&self) {
         self.background.abort();
+    }
+}
+
+/// Access keys (credentials of type `ec2`) and whom they stand for. Only for services in this process: a secret
+/// never leaves it.
+pub struct Keys(Arc<Identity>);
+
+impl Keys {
+    /// The secret of a key, and its user in its project as a token of now would say it. `None` when there is no such
+    /// key, or it was made with a delegated token. Errors: `Unauthenticated` when its user or project may not be used.
+    pub async fn ec2_key(&self, access: &str) -> Result<Option<(Secret<String>, Arc<Auth>)>> {
+        let Some((secret, user, project)) = ec2_secret(&self.0, access).await? else { return Ok(None) };
+        let (_, entry) = key_token(&self.0, user, project).await?;
+        Ok(Some((secret, entry.auth.clone())))
     }
 }
 

@@ -100,7 +100,7 @@ impl Cloud {
         locals.set("network", network.api());
         let block = start_block(&common, &peers).await?;
         locals.set("block-storage", block.api());
-        let object = ObjectStore::start(settings, &env, common.validator.clone(), None).await?;
+        let object = ObjectStore::start(settings, &env, &identity).await?;
         locals.set("object-store", object.api());
         let compute = start_compute(&common, &peers, settings, &host, metadata_secret, url).await?;
         locals.set("compute", compute.api());

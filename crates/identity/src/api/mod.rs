@@ -7,6 +7,7 @@ mod credentials;
 mod domain_config;
 mod domains;
 mod ec2_tokens;
+pub use ec2_tokens::ec2_secret;
 mod endpoint_filter;
 mod fields;
 mod grants;

@@ -5,15 +5,19 @@
 //! The rings are computed, the same at each start: a device's place depends on its name alone, so that a device more
 //! moves no more data than it gets.
 
+use super::daemons::{Daemons, Parts};
+use super::keys::IdentityKeys;
 use crate::{DataDir, Settings};
 use caelum_base::{Env, Error, Result, Secret};
-use caelum_config::Config;
+use caelum_broker::Pool;
+use caelum_diskfile::Manager;
 use caelum_object::auth::TempAuthOptions;
 use caelum_object::pipeline::{self, BeforeAuth, Options};
 use caelum_objserver::object::{ObjectServer, ObjectServerConfig};
 use caelum_objserver::{AccountServer, AccountServerConfig, ContainerServer};
-use caelum_rest::{HttpService, OpInfo, Server, ServerHandle, TokenValidator};
+use caelum_rest::{HttpService, OpInfo, Server, ServerHandle};
 use caelum_ring::{Device, Ring, Rings};
+use caelum_s3::{AnyCredentials, KeystoneCredentials, S3Credentials, S3Deps, S3Layer, S3Options};
 use caelum_swiftkit::{HashPath, Nodes, Policies, SwiftConf};
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -35,16 +39,12 @@ const ACCOUNT_PORT: u16 = 6202;
 pub struct ObjectStore {
     service: pipeline::Service,
     listener: Option<ServerHandle>,
+    daemons: Daemons,
 }
 
 impl ObjectStore {
-    /// Starts the storage servers and the pipeline in front of them; `before_auth` is the S3 layer.
-    pub async fn start(
-        settings: &Settings,
-        env: &Env,
-        validator: Arc<dyn TokenValidator>,
-        before_auth: Option<BeforeAuth>,
-    ) -> Result<Self> {
+    /// Starts the storage servers, the pipeline in front of them and the daemons behind them.
+    pub async fn start(settings: &Settings, env: &Env, identity: &caelum_identity::Service) -> Result<Self> {
         let root = settings.data.join("objects");
         let wanted = settings.config.list("object.devices").to_vec();
         let devices = tokio::task::spawn_blocking({
@@ -55,17 +55,33 @@ impl ObjectStore {
         let swift = Arc::new(SwiftConf { hash: hash_path(&settings.data, env)?, policies: Policies::default() });
         let rings = rings(&devices);
         let nodes = Nodes::default();
-        storage(&root, &swift, &nodes, env);
+        let (disks, pool) = storage(&root, &swift, &nodes, env, &settings.data)?;
+        let options = options(settings)?;
         let service = pipeline::start(pipeline::Deps {
             env: env.clone(),
+            rings: rings.clone(),
+            nodes: nodes.clone(),
+            swift: swift.clone(),
+            cache: None,
+            validator: Some(identity.validator()),
+            before_auth: Some(s3(identity.keys(), &options)),
+            options,
+        })?;
+        let daemons = Daemons::start(&Parts {
+            devices: root,
+            swift,
             rings,
             nodes,
-            swift,
-            cache: None,
-            validator: Some(validator),
-            options: options(&settings.config)?,
-            before_auth,
-        })?;
+            env: env.clone(),
+            pool,
+            disks,
+            client: service.internal(),
+            ip: IP.into(),
+            account_port: ACCOUNT_PORT,
+            container_port: CONTAINER_PORT,
+            object_port: OBJECT_PORT,
+            n_devices: devices.len(),
+        });
         let listener = match settings.config.str("object.listen") {
             "" => None,
             text => {
@@ -74,7 +90,7 @@ impl ObjectStore {
                 Some(Server::bind(addr).await?.start(service.api())?)
             }
         };
-        Ok(Self { service, listener })
+        Ok(Self { service, listener, daemons })
     }
 
     pub fn api(&self) -> Arc<dyn HttpService> {
@@ -90,7 +106,42 @@ impl ObjectStore {
         if let Some(l) = &self.listener {
             l.halt();
         }
+        self.daemons.stop().await;
     }
+}
+
+/// The S3 API: signed requests anywhere, and everything below `/s3`.
+fn s3(keys: Arc<caelum_identity::Keys>, o: &Options) -> BeforeAuth {
+    let keystone = KeystoneCredentials {
+        keys: Arc::new(IdentityKeys(keys)),
+        resellers: o.keystone.resellers.clone(),
+        reseller_admin_role: o.keystone.reseller_admin_role.clone(),
+    };
+    let is_encrypted = o.keymaster.is_some() && !o.disable_encryption;
+    Box::new(move |next, around| {
+        let mut sources: Vec<Arc<dyn S3Credentials>> = vec![Arc::new(keystone)];
+        if let Some(t) = &around.tempauth {
+            sources.push(t.clone());
+        }
+        let policies = around.swift.policies.iter().map(|p| (p.index, p.name.clone())).collect();
+        // Any region's name will do: it is part of what clients sign.
+        let options = S3Options { region: String::new(), is_encrypted, policies, ..S3Options::default() };
+        around.sections.insert(
+            "s3api".into(),
+            serde_json::json!({
+                "max_bucket_listing": options.max_listing,
+                "max_parts_listing": options.max_listing,
+                "max_upload_part_num": options.max_parts,
+                "max_multi_delete_objects": 1_000,
+                "allow_multipart_uploads": true,
+                "min_segment_size": options.min_part_size,
+                "s3_acl": false,
+            }),
+        );
+        let deps =
+            S3Deps { env: around.env.clone(), credentials: Arc::new(AnyCredentials(sources)), info: Some(around.info.clone()), options };
+        S3Layer::new(next, deps)
+    })
 }
 
 /// The prefix and suffix that names are hashed with: without them nobody can tell where data lies, and without the
@@ -185,15 +236,27 @@ fn rings(names: &[String]) -> Rings {
     Rings::fixed(ring(names, ACCOUNT_PORT), ring(names, CONTAINER_PORT), vec![(0, ring(names, OBJECT_PORT))])
 }
 
-/// The three storage servers, reached without a socket.
-fn storage(root: &Path, swift: &Arc<SwiftConf>, nodes: &Nodes, env: &Env) {
-    let config = AccountServerConfig::new(root, (**swift).clone(), nodes.clone(), env.clone());
+/// Where realms of container sync are written down, as in Swift.
+const REALMS: &str = "container-sync-realms.conf";
+
+/// The three storage servers, reached without a socket. Gives what daemons share with them.
+fn storage(root: &Path, swift: &Arc<SwiftConf>, nodes: &Nodes, env: &Env, data: &DataDir) -> Result<(Arc<Manager>, Arc<Pool>)> {
+    let mut config = AccountServerConfig::new(root, (**swift).clone(), nodes.clone(), env.clone());
+    config.sync_realms = match std::fs::read_to_string(data.join(REALMS)) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(Error::unavailable(format!("cannot read {}: {e}", data.join(REALMS).display()))),
+    };
+    let pool = config.pool.clone();
     nodes.set_local(IP, ACCOUNT_PORT, AccountServer::new(config.clone()).service());
     nodes.set_local(IP, CONTAINER_PORT, ContainerServer::new(config).service());
     let mut config = ObjectServerConfig::new(root, swift.clone(), nodes.clone(), env.clone());
     config.disk.mount_check = false;
     config.recon_cache = root.join("recon");
-    nodes.set_local(IP, OBJECT_PORT, ObjectServer::new(config));
+    let objects = ObjectServer::new(config);
+    let disks = objects.disks();
+    nodes.set_local(IP, OBJECT_PORT, objects);
+    Ok((disks, pool))
 }
 
 /// Users of tempauth, `account:user = key group …`, separated by semicolons.
@@ -209,9 +272,11 @@ fn tempauth(text: &str) -> Result<Option<TempAuthOptions>> {
     if options.is_empty() { Ok(None) } else { TempAuthOptions::from_options(&options).map(Some) }
 }
 
-fn options(config: &Config) -> Result<Options> {
+fn options(settings: &Settings) -> Result<Options> {
+    let config = &settings.config;
     let mut o = Options { tempauth: tempauth(config.secret("object.tempauth_users").expose())?, ..Options::default() };
     o.proxy.allow_account_management = true;
+    o.sync_realms = Some(settings.data.join(REALMS));
     // The servers are in this process: there is no network to lose an answer on, only a slow disk.
     o.proxy.node_timeout = Duration::from_secs(60);
     o.proxy.recoverable_node_timeout = Duration::from_secs(60);
