@@ -24,6 +24,15 @@ impl Origin {
         Self { environ: crate::env::environ(req).cloned(), headers }
     }
 
+    /// With the client's token, for a layer before the authentication, which is to find out again who calls.
+    #[must_use]
+    pub fn with_token_of(mut self, req: &Req) -> Self {
+        if let Some(token) = req.headers().get("x-auth-token") {
+            self.headers.insert("x-auth-token", token.clone());
+        }
+        self
+    }
+
     /// With nobody asked whether the requests are allowed: the layer has decided that already.
     #[must_use]
     pub fn preauthorized(&self, source: &'static str) -> Self {

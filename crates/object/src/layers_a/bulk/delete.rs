@@ -230,7 +230,7 @@ pub(super) fn bulk_delete(bulk: &Bulk, req: Req) -> Resp {
     tokio::spawn(async move {
         let somewhere = SwiftPath { version: "v1".into(), account: String::new(), container: None, object: None };
         let base = path.clone().unwrap_or(somewhere);
-        let mut deleter = Deleter::new(bulk.next.clone(), Origin::of(&req), base, "BD", "BulkDelete");
+        let mut deleter = Deleter::new(bulk.next.clone(), Origin::of(&req).with_token_of(&req), base, "BD", "BulkDelete");
         deleter.concurrency = bulk.config.delete_concurrency;
         deleter.max_failed = bulk.config.max_failed_deletes;
         let outcome = beat.during(delete_list(&bulk, req, path, &mut deleter, format.is_some())).await;

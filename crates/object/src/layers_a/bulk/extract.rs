@@ -268,7 +268,7 @@ pub(super) fn extract(bulk: &Bulk, req: Req, packing: Packing) -> Resp {
     let (account, base) = base.map(|(p, b)| (p.encode(), b)).unwrap_or_default();
     let mut work = Extraction {
         bulk: bulk.clone(),
-        origin: Origin::of(&req),
+        origin: Origin::of(&req).with_token_of(&req),
         account,
         base,
         headers: object_headers(&req),
