@@ -175,7 +175,7 @@ impl Dlo {
                     if complete {
                         set(r.headers_mut(), "content-range", format!("bytes */{total}"));
                     }
-                    return Err(r);
+                    return Err(if head { without_body(r) } else { r });
                 };
                 (first, last) = (i128::from(wanted.0), i128::from(wanted.1) - 1);
                 expect = Some(wanted.1 - wanted.0);
