@@ -4,7 +4,7 @@
 //! Two kinds of passes: [`Pass::All`] reads every byte; [`Pass::ZeroByte`] looks only at metadata and sizes, which finds
 //! the empty files that a power loss leaves, and is quick. Interrupted passes go on where they stopped.
 
-use super::{Config, all, blocking};
+use super::{Config, all, blocking, recon};
 use caelum_diskfile::{AuditLocation, DiskError, DiskResult, Manager, invalidate_hash};
 use caelum_swiftkit::StoragePolicy;
 use std::ops::AddAssign;
@@ -70,7 +70,16 @@ pub async fn run_once(config: &Config, pass: Pass) -> Stats {
 /// Passes until `stop`.
 pub async fn run_forever(config: Config, pass: Pass, stop: watch::Receiver<bool>) {
     let report = |s: Stats| tracing::info!(?s, ?pass, "object audit pass");
-    super::forever(config.interval, stop, || run_once(&config, pass), report).await;
+    let figures = |s: &Stats, t: &recon::Times| {
+        let stats = serde_json::json!({
+            "passes": s.passes, "quarantined": s.quarantined, "errors": s.errors, "bytes_processed": s.bytes,
+            "start_time": t.start, "audit_time": t.elapsed,
+        });
+        let mut out = serde_json::Map::new();
+        out.insert(format!("object_auditor_stats_{}", pass.name()), stats);
+        out.into()
+    };
+    super::forever(config.interval, stop, || recon::noted(&config, run_once(&config, pass), figures), report).await;
 }
 
 async fn audit_device(config: &Config, pass: Pass, device: &str, policy: &Arc<StoragePolicy>) -> Stats {

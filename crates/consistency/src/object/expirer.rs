@@ -6,7 +6,7 @@
 //! still are to go at that time, and then removes the entries.
 
 use super::node::quote;
-use super::{Config, all, node};
+use super::{Config, all, node, recon};
 use caelum_rest::{Body, HttpService, empty, read_limited};
 use caelum_swiftkit::{Timestamp, md5_hex};
 use http::Request;
@@ -94,7 +94,8 @@ pub async fn run_once(config: &Config, expirer: &ExpirerConfig) -> Stats {
 /// Passes until `stop`.
 pub async fn run_forever(config: Config, expirer: ExpirerConfig, stop: watch::Receiver<bool>) {
     let report = |s: Stats| tracing::info!(?s, "object expiry pass");
-    super::forever(config.interval, stop, || run_once(&config, &expirer), report).await;
+    let figures = |s: &Stats, t: &recon::Times| serde_json::json!({ "object_expiration_pass": t.elapsed, "expired_last_pass": s.expired });
+    super::forever(config.interval, stop, || recon::noted(&config, run_once(&config, &expirer), figures), report).await;
 }
 
 fn now(config: &Config) -> Timestamp {

@@ -10,6 +10,7 @@ pub mod auditor;
 pub mod expirer;
 mod fetch;
 mod node;
+mod recon;
 pub mod reconstructor;
 pub mod relinker;
 pub mod replicator;
@@ -23,6 +24,7 @@ use caelum_ring::{Device, Ring, Rings};
 use caelum_swiftkit::{Nodes, StoragePolicy};
 use futures_util::StreamExt;
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -66,6 +68,8 @@ pub struct Config {
     pub files_per_second: u32,
     /// Bytes per second that an auditor reads; 0: no limit.
     pub bytes_per_second: u64,
+    /// Directory in which `run_forever` notes its figures (`object.recon`); `None`: nowhere.
+    pub recon_cache: Option<PathBuf>,
 }
 
 impl Config {
@@ -87,6 +91,7 @@ impl Config {
             handoffs_first: false,
             files_per_second: 20,
             bytes_per_second: 10_000_000,
+            recon_cache: None,
         }
     }
 

@@ -5,7 +5,7 @@
 //! delivering twice is harmless.
 
 use super::node::{policy_header, quote};
-use super::{Config, all, blocking, node};
+use super::{Config, all, blocking, node, recon};
 use caelum_diskfile::{PendingFile, PendingUpdate};
 use caelum_swiftkit::StoragePolicy;
 use std::ops::AddAssign;
@@ -86,7 +86,8 @@ pub async fn run_once(config: &Config) -> Stats {
 /// Passes until `stop`.
 pub async fn run_forever(config: Config, stop: watch::Receiver<bool>) {
     let report = |s: Stats| tracing::info!(?s, "object updates pass");
-    super::forever(config.interval, stop, || run_once(&config), report).await;
+    let figures = |_: &Stats, t: &recon::Times| serde_json::json!({ "object_updater_sweep": t.elapsed, "object_updater_last": t.end });
+    super::forever(config.interval, stop, || recon::noted(&config, run_once(&config), figures), report).await;
 }
 
 async fn deliver(config: &Config, item: Item) -> Stats {
