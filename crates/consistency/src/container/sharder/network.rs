@@ -69,12 +69,13 @@ impl Pass<'_> {
                 .ok()?;
             let (ip, port) = address(node);
             let Ok(r) = self.config.nodes.send(ip, port, req, self.config.node_timeout).await else { continue };
-            let header = |n: &str| r.headers().get(n).and_then(|v| v.to_str().ok()).unwrap_or("").to_string();
-            if !r.status().is_success() || header("X-Backend-Record-Type") != "shard" {
+            let (parts, body) = r.into_parts();
+            let header = |n: &str| parts.headers.get(n).and_then(|v| v.to_str().ok()).unwrap_or("").to_string();
+            if !parts.status.is_success() || header("X-Backend-Record-Type") != "shard" {
                 continue;
             }
             let at = header("X-Backend-PUT-Timestamp");
-            let Ok(body) = caelum_rest::read_limited(r.into_body(), MAX_LIST).await else { continue };
+            let Ok(body) = caelum_rest::read_limited(body, MAX_LIST).await else { continue };
             let ranges = if body.is_empty() { Some(Vec::new()) } else { serde_json::from_slice(&body).ok() };
             let Some(ranges) = ranges else { continue };
             if best.as_ref().is_none_or(|(t, _)| at > *t) {
