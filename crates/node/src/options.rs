@@ -81,6 +81,12 @@ pub const OPTIONS: &[Opt] = &[
         "Address and port of a listener of object storage's own, with Swift at /v1, tempauth at /auth and S3 at /; empty means none.",
     ),
     Opt::new(
+        "object.policies",
+        Kind::List,
+        "Policy-0",
+        "Names of the storage policies that containers may choose from, the default one first; names are only ever added at the end.",
+    ),
+    Opt::new(
         "object.tempauth_users",
         Kind::SecretStr,
         "",

@@ -5,7 +5,7 @@
 use caelum_base::Env;
 use caelum_broker::Pool;
 use caelum_consistency::account::{ReaperConfig, reap_accounts};
-use caelum_consistency::container::{UpdaterConfig, update_accounts};
+use caelum_consistency::container::{SharderConfig, UpdaterConfig, shard_containers, update_accounts};
 use caelum_consistency::db::{DbDaemonConfig, audit_accounts, audit_containers, replicate_accounts, replicate_containers, run_forever};
 use caelum_consistency::object::expirer::ExpirerConfig;
 use caelum_consistency::object::{Config, auditor, expirer, replicator, updater};
@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 const CONTAINER_UPDATES: Duration = Duration::from_secs(5);
 const OBJECT_UPDATES: Duration = Duration::from_secs(30);
 const EXPIRY: Duration = Duration::from_secs(30);
+const SHARDING: Duration = Duration::from_secs(30);
 const REAPING: Duration = Duration::from_secs(300);
 const DB_AUDITS: Duration = Duration::from_secs(1_800);
 const REPLICATION: Duration = Duration::from_secs(30);
@@ -94,6 +95,11 @@ fn databases(config: &DbDaemonConfig, n_devices: usize, tasks: &mut JoinSet<()>,
     tasks.spawn({
         let (c, stop) = (c.clone(), stop.clone());
         async move { repeat("container updates", CONTAINER_UPDATES, stop, || update_accounts(&c, &updater)).await }
+    });
+    let sharder = SharderConfig::default();
+    tasks.spawn({
+        let (c, stop) = (c.clone(), stop.clone());
+        async move { repeat("container sharding", SHARDING, stop, || shard_containers(&c, &sharder)).await }
     });
     let reaper = ReaperConfig::default();
     tasks.spawn({

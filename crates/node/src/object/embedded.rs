@@ -12,13 +12,14 @@ use caelum_base::{Env, Error, Result, Secret};
 use caelum_broker::Pool;
 use caelum_diskfile::Manager;
 use caelum_object::auth::TempAuthOptions;
+use caelum_object::layers_b::digest::AllowedDigests;
 use caelum_object::pipeline::{self, BeforeAuth, Options};
 use caelum_objserver::object::{ObjectServer, ObjectServerConfig};
 use caelum_objserver::{AccountServer, AccountServerConfig, ContainerServer};
 use caelum_rest::{HttpService, OpInfo, Server, ServerHandle};
 use caelum_ring::{Device, Ring, Rings};
 use caelum_s3::{AnyCredentials, KeystoneCredentials, S3Credentials, S3Deps, S3Layer, S3Options};
-use caelum_swiftkit::{HashPath, Nodes, Policies, SwiftConf};
+use caelum_swiftkit::{HashPath, Nodes, Policies, StoragePolicy, SwiftConf};
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -52,8 +53,9 @@ impl ObjectStore {
             move || prepare(&root, &wanted)
         });
         let devices = devices.await.map_err(|e| Error::internal(format!("object devices: {e}")))??;
-        let swift = Arc::new(SwiftConf { hash: hash_path(&settings.data, env)?, policies: Policies::default() });
-        let rings = rings(&devices);
+        let swift =
+            Arc::new(SwiftConf { hash: hash_path(&settings.data, env)?, policies: policies(settings.config.list("object.policies"))? });
+        let rings = rings(&devices, &swift.policies);
         let nodes = Nodes::default();
         let (disks, pool) = storage(&root, &swift, &nodes, env, &settings.data)?;
         let options = options(settings)?;
@@ -232,8 +234,20 @@ fn ring(names: &[String], port: u16) -> Ring {
     Ring::new(names.iter().enumerate().map(device).collect(), rows, PART_POWER)
 }
 
-fn rings(names: &[String]) -> Rings {
-    Rings::fixed(ring(names, ACCOUNT_PORT), ring(names, CONTAINER_PORT), vec![(0, ring(names, OBJECT_PORT))])
+fn rings(names: &[String], policies: &Policies) -> Rings {
+    let objects = policies.iter().map(|p| (p.index, ring(names, OBJECT_PORT))).collect();
+    Rings::fixed(ring(names, ACCOUNT_PORT), ring(names, CONTAINER_PORT), objects)
+}
+
+/// A policy's number is its place in the list: data lies under it.
+fn policies(names: &[String]) -> Result<Policies> {
+    let policy = |(i, name): (usize, &String)| StoragePolicy {
+        index: u32::try_from(i).unwrap_or(0),
+        name: name.clone(),
+        is_default: i == 0,
+        ..StoragePolicy::zero()
+    };
+    Policies::new(names.iter().enumerate().map(policy).collect())
 }
 
 /// Where realms of container sync are written down, as in Swift.
@@ -276,6 +290,8 @@ fn options(settings: &Settings) -> Result<Options> {
     let config = &settings.config;
     let mut o = Options { tempauth: tempauth(config.secret("object.tempauth_users").expose())?, ..Options::default() };
     o.proxy.allow_account_management = true;
+    // Forms made by hand and by older tools are signed with HMAC-SHA-1, which nobody has broken.
+    o.formpost_digests = AllowedDigests::parse("sha1 sha256 sha512")?;
     o.sync_realms = Some(settings.data.join(REALMS));
     // The servers are in this process: there is no network to lose an answer on, only a slow disk.
     o.proxy.node_timeout = Duration::from_secs(60);
@@ -319,6 +335,15 @@ mod tests {
         assert_eq!(prepare(&root, &[text(&b)]).unwrap(), ["d2"]);
         assert_eq!(prepare(&root, &[text(&dir.path().join("c")), text(&b)]).unwrap(), ["d2", "d3"]);
         assert!(prepare(&root, &["relative".into()]).is_err());
+    }
+
+    #[test]
+    fn named_policies() {
+        let p = policies(&["gold".into(), "silver".into()]).unwrap();
+        assert_eq!((p.default_policy().name.as_str(), p.by_name("Silver").unwrap().index), ("gold", 1));
+        assert!(policies(&["a".into(), "a".into()]).is_err());
+        assert_eq!(policies(&[]).unwrap().default_policy().name, "Policy-0");
+        assert!(rings(&names(1), &p).object(1).is_some());
     }
 
     #[test]

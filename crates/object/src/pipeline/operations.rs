@@ -95,7 +95,7 @@ pub fn operations() -> Vec<Operation> {
 /// The operations for tables and generated tests, those of other layers included.
 pub fn infos() -> Vec<OpInfo> {
     let info = |name, method, path: &str, access| OpInfo {
-        service: "object-store",
+        service: "object",
         name,
         method,
         path: path.into(),

@@ -18,6 +18,7 @@ pub fn body(op: &OpInfo, e: &Estate) -> Option<Value> {
         "placement" => placement(op.name),
         "network" => network(op.name, e),
         "volume" => volume(op.name, e),
+        "object" => None,
         _ => compute(op.name, e),
     };
     Some(found.unwrap_or_else(|| json!({})))

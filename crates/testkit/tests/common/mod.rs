@@ -48,6 +48,10 @@ pub async fn ask(cloud: &TestCloud, op: &OpInfo, path: &str, token: &str, body: 
         "image_upload" | "image_stage" => headers.push(("content-type", "application/octet-stream")),
         _ => {}
     }
+    let copy = format!("{}-copy", path.splitn(4, '/').nth(3).unwrap_or_default());
+    if op.name == "object_copy" {
+        headers.push(("destination", &copy));
+    }
     cloud.call_with(op.method.clone(), &format!("/{}{path}", op.service), token, &headers, body).await
 }
 
@@ -132,6 +136,7 @@ pub async fn estate(cloud: &TestCloud, owner: &str, admin: &str, tag: &str) -> E
     image(&mut m).await;
     volume(&mut m).await;
     compute(&mut m, tag).await;
+    object(&mut m, tag).await;
     personal(&mut m).await;
     m.token = admin;
     administrators(&mut m, tag).await;
@@ -215,6 +220,21 @@ async fn compute(m: &mut Maker<'_>, tag: &str) {
     let interfaces = m.cloud.call(Method::GET, &path, m.token, None).await.expect(200);
     m.estate.ids.insert((s, "os-interface"), interfaces.str("/interfaceAttachments/0/port_id"));
     m.estate.ids.insert((s, "os-volume_attachments"), m.id("volume", "volumes"));
+}
+
+/// The project's account with a container and an object in it.
+async fn object(m: &mut Maker<'_>, tag: &str) {
+    let headers = [("x-subject-token", m.token)];
+    let me = m.cloud.call_with(Method::GET, "/identity/v3/auth/tokens", m.token, &headers, None).await;
+    let account = format!("AUTH_{}", me.str("/token/project/id"));
+    let (container, name) = (format!("container-{tag}"), format!("object-{tag}"));
+    let path = format!("/object/v1/{account}/{container}");
+    m.cloud.call_bytes(Method::PUT, &path, m.token, &[], None).await.expect(201);
+    m.cloud.call_bytes(Method::PUT, &format!("{path}/{name}"), m.token, &[], Some(b"data".to_vec())).await.expect(201);
+    // The key is the path segment that stands before the id.
+    m.estate.ids.insert(("object", "v1"), account);
+    m.estate.ids.insert(("object", "{account}"), container);
+    m.estate.ids.insert(("object", "{container}"), name);
 }
 
 /// What a user owns apart from a project.
