@@ -1,9 +1,9 @@
 //! One object node alone, to try it beside another implementation's nodes:
-//! `cargo run -p caelum-consistency --example object_node -- SWIFT_DIR DEVICES IP PORT serve|replicate|reconstruct|audit|relink|cleanup`.
+//! `cargo run -p caelum-consistency --example object_node -- SWIFT_DIR DEVICES IP PORT serve|replicate|rsync://MODULE|reconstruct|audit|relink|cleanup`.
 //! SWIFT_DIR holds `swift.conf` and the rings. Everything but `serve` is one pass, whose figures it prints.
 
 use caelum_base::Env;
-use caelum_consistency::object::{Config, auditor, reconstructor, relinker, replicator};
+use caelum_consistency::object::{Config, RsyncConfig, SyncMethod, auditor, reconstructor, relinker, replicator};
 use caelum_objserver::object::{ObjectServer, ObjectServerConfig};
 use caelum_rest::Server;
 use caelum_ring::Rings;
@@ -32,6 +32,11 @@ async fn run(swift_dir: &str, devices: &str, ip: &str, port: u16, what: &str) ->
         }
         "replicate" => println!("{:?}", replicator::run_once(&daemon).await),
         "reconstruct" => println!("{:?}", reconstructor::run_once(&daemon).await),
+        module if module.starts_with("rsync:") => {
+            let mut daemon = daemon;
+            daemon.sync = SyncMethod::Rsync(RsyncConfig { module: module.to_string(), ..RsyncConfig::default() });
+            println!("{:?}", replicator::run_once(&daemon).await);
+        }
         "audit" => println!("{:?}", auditor::run_once(&daemon, auditor::Pass::All).await),
         "relink" => println!("{:?}", relinker::run_once(&daemon, relinker::Step::Relink).await),
         "cleanup" => println!("{:?}", relinker::run_once(&daemon, relinker::Step::Cleanup).await),

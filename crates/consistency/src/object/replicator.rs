@@ -114,7 +114,15 @@ async fn jobs(config: &Config) -> Vec<Job> {
         }
         for local in config.local_devices(&ring) {
             let (disks, p, device) = (config.disks.clone(), policy.clone(), local.device.clone());
-            let partitions = match blocking(move || disks.partitions(&device, &p)).await {
+            let partitions = blocking(move || {
+                let list = disks.partitions(&device, &p)?;
+                // Other nodes' rsync makes a partition's directory, but not the one above.
+                if let Some(dir) = disks.partition_path(&device, &p, "0").parent() {
+                    std::fs::create_dir_all(dir)?;
+                }
+                Ok(list)
+            });
+            let partitions = match partitions.await {
                 Ok(list) => list,
                 Err(e) => {
                     tracing::warn!(device = local.device, error = e, "not replicating from this device");
