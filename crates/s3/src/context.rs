@@ -71,6 +71,12 @@ impl Cx {
         self.inner.deps.env.now()
     }
 
+    /// The region's name; the first one's when any will do.
+    pub fn region(&self) -> &str {
+        let region = &self.inner.deps.options.region;
+        if region.is_empty() { "us-east-1" } else { region }
+    }
+
     /// The same request with rights that were settled for one of its keys.
     #[must_use]
     pub fn with_rights(&self, rights: Rights) -> Self {

@@ -116,7 +116,7 @@ pub async fn head(cx: &mut Cx) -> S3Result<Resp> {
     let resp = cx.on_target(Method::HEAD).send().await;
     cx.expect(resp, Subject::Bucket(cx.bucket())).await?;
     let mut r = nothing(200);
-    set(r.headers_mut(), "x-amz-bucket-region", &cx.inner.deps.options.region);
+    set(r.headers_mut(), "x-amz-bucket-region", cx.region().to_string());
     Ok(r)
 }
 
@@ -125,7 +125,7 @@ pub async fn location(cx: &mut Cx) -> S3Result<Resp> {
     let resp = cx.on_target(Method::HEAD).send().await;
     cx.expect(resp, Subject::Bucket(cx.bucket())).await?;
     let mut x = Xml::document("LocationConstraint", true);
-    let region = &cx.inner.deps.options.region;
+    let region = cx.region();
     // The first region has no name here.
     let text = if region == "us-east-1" { "" } else { region };
     x.close();
@@ -134,11 +134,8 @@ pub async fn location(cx: &mut Cx) -> S3Result<Resp> {
 }
 
 pub async fn delete(cx: &mut Cx) -> S3Result<Resp> {
-    let state = cx.authorize("s3:DeleteBucket", None, Need::Owner).await?;
+    cx.authorize("s3:DeleteBucket", None, Need::Owner).await?;
     let bucket = cx.bucket().to_string();
-    if state.info.object_count > 0 {
-        return Err(err("BucketNotEmpty"));
-    }
     // The bucket goes first: once it is gone, nothing can be completed from its segments.
     let resp = cx.call(Method::DELETE, &bucket, "").send().await;
     discard(cx.expect(resp, Subject::Bucket(&bucket)).await?).await;

@@ -202,7 +202,7 @@ pub fn tell(cx: &Cx, state: &crate::state::Bucket, name: &str, key: &str, about:
             user: &cx.user(),
             time: cx.now(),
             request_id: &cx.request_id,
-            region: &cx.inner.deps.options.region,
+            region: cx.region(),
             remote: cx.origin.environ.as_ref().and_then(|e| e.remote).map(|r| r.to_string()),
         },
     );
