@@ -169,6 +169,8 @@ impl Fragments {
         }
         let tails = self.index.iter().map(|i| i.map(|i| mime.footer(&self.footers(i, &etag, &footers), false))).collect();
         self.upload.send_each(tails).await;
+        let ends = self.index.iter().map(|i| i.map(|_| Bytes::new())).collect();
+        self.upload.send_each(ends).await;
         self.upload.enough(min)?;
         Ok(etag)
     }

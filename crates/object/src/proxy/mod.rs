@@ -26,6 +26,7 @@ mod source;
 mod state;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 pub use cache::{Cache, MemoryCache};
 pub use info::{AccountInfo, ContainerInfo, FixedInfo, InfoSource, ObjectInfo};

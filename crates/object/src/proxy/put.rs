@@ -32,7 +32,7 @@ const QUEUE: usize = 8;
 /// A request that carries an object has no time of its own: each piece and the answer have theirs.
 const WHOLE_UPLOAD: Duration = Duration::from_secs(30 * 24 * 3_600);
 
-type Piece = Result<Bytes, BoxError>;
+pub(crate) type Piece = Result<Bytes, BoxError>;
 
 /// Reads the client's data.
 pub(crate) struct ClientBody {
@@ -277,18 +277,26 @@ impl Core {
         let (ip, local) = (ip.to_string(), self.nodes.is_local(ip, port));
         let (tx, rx) = mpsc::channel::<Piece>(QUEUE);
         let (ready, mut wanted) = oneshot::channel::<()>();
-        // A server in this process asks for the body when it wants it; the client library of another one
-        // asks at once, and only the server's `100 Continue` tells.
-        let body = gated(rx, local.then_some(ready));
-        let mut request = self.request(node, r, headers, body)?;
         let (interim, mut events) = Interim::channel();
-        request.extensions_mut().insert(interim);
+        let two_phases = headers.contains_key("x-backend-obj-multiphase-commit");
+        let request = self.request(node, r, headers, caelum_rest::empty())?;
         let (nodes, core, of) = (self.nodes.clone(), self.clone(), node.clone());
         let task = tokio::spawn(async move {
-            match nodes.send(&ip, port, request, WHOLE_UPLOAD).await {
+            let sent = if two_phases && !local {
+                let (head, _) = request.into_parts();
+                let request = http::Request::from_parts(head, ());
+                super::wire::upload(&ip, port, request, rx, interim).await.map_err(|e| format!("{ip}:{port}: {e}"))
+            } else {
+                // A server in this process asks for the body when it wants it; the client library of another
+                // one asks at once, and only the server's `100 Continue` tells.
+                let mut request = request.map(|_| gated(rx, local.then_some(ready)));
+                request.extensions_mut().insert(interim);
+                nodes.send(&ip, port, request, WHOLE_UPLOAD).await.map_err(|e| e.0)
+            };
+            match sent {
                 Ok(response) => core.read(&of, response).await,
                 Err(e) => {
-                    core.failed(&of, "a storage server broke off an upload", &e.0);
+                    core.failed(&of, "a storage server broke off an upload", &e);
                     None
                 }
             }
@@ -321,8 +329,13 @@ fn gated(rx: mpsc::Receiver<Piece>, tell: Option<oneshot::Sender<()>>) -> Body {
             // Nobody listens any more: then the upload has been given up.
             let _ = tell.send(());
         }
-        let piece = rx.recv().await?;
-        Some((piece.map(Frame::data), (rx, None)))
+        loop {
+            let piece = rx.recv().await?;
+            // An empty piece is only for nodes that want messages told apart.
+            if piece.as_ref().map_or(true, |p| !p.is_empty()) {
+                return Some((piece.map(Frame::data), (rx, None)));
+            }
+        }
     };
     StreamBody::new(futures_util::stream::unfold((rx, tell), next)).boxed_unsync()
 }

@@ -155,6 +155,8 @@ async fn source(parts: &Parts, input: Input, two_phases: bool, has_footer: bool)
         let mut told = Vec::new();
         if two_phases {
             told.push(("X-Obj-Multiphase-Commit", "yes"));
+            // Here the commit is a part of the one body; upstream reads it from a second message.
+            told.push(("X-Obj-Commit-Inline", "yes"));
         }
         if has_footer {
             told.push(("X-Obj-Metadata-Footer", "yes"));

@@ -11,6 +11,8 @@ pub(super) struct Real {
     pub proxy: Arc<Proxy>,
     pub dir: tempfile::TempDir,
     pub n: u16,
+    objects: Vec<Arc<dyn HttpService>>,
+    _handles: Vec<caelum_rest::ServerHandle>,
 }
 
 fn policies() -> Policies {
@@ -20,12 +22,18 @@ fn policies() -> Policies {
 }
 
 fn ring_of(replicas: u32, n: u32, first: u16) -> Ring {
+    let ports: Vec<u16> = (first..first + u16::try_from(n).unwrap()).collect();
+    ring_at(replicas, &ports)
+}
+
+fn ring_at(replicas: u32, ports: &[u16]) -> Ring {
+    let n = u32::try_from(ports.len()).unwrap();
     let device = |i: u32| Device {
         id: i,
         region: 1,
         zone: i + 1,
         ip: "127.0.0.1".into(),
-        port: first + u16::try_from(i).unwrap(),
+        port: ports[usize::try_from(i).unwrap()],
         device: "sda".into(),
         weight: 1.0,
         ..Device::default()
@@ -39,7 +47,27 @@ impl Real {
         Self::with(options())
     }
 
+    /// The object servers behind sockets.
+    pub(super) async fn over_http() -> Self {
+        let mut ports = Vec::new();
+        let mut servers = Vec::new();
+        for _ in 0..6 {
+            let server = caelum_rest::Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+            ports.push(server.addr().unwrap().port());
+            servers.push(server);
+        }
+        let mut c = Self::build(options(), Some(&ports));
+        let objects = std::mem::take(&mut c.objects);
+        c._handles = servers.into_iter().zip(objects).map(|(s, o)| s.start(o).unwrap()).collect();
+        c
+    }
+
     pub(super) fn with(options: ProxyOptions) -> Self {
+        Self::build(options, None)
+    }
+
+    fn build(options: ProxyOptions, sockets: Option<&[u16]>) -> Self {
+        let mut servers: Vec<Arc<dyn HttpService>> = Vec::new();
         let dir = tempfile::tempdir().unwrap();
         let env = Env::system();
         let hash = caelum_swiftkit::HashPath { prefix: Vec::new(), suffix: HASH_SUFFIX.to_vec() };
@@ -55,13 +83,19 @@ impl Real {
             nodes.set_local("127.0.0.1", 6_120 + i, ContainerServer::new(container).service());
             let mut object = ObjectServerConfig::new(&devices, swift.clone(), nodes.clone(), env.clone());
             object.disk.mount_check = false;
-            nodes.set_local("127.0.0.1", 6_140 + i, ObjectServer::new(object));
+            let object = ObjectServer::new(object);
+            servers.push(object.clone());
+            if sockets.is_none() {
+                nodes.set_local("127.0.0.1", 6_140 + i, object);
+            }
         }
         let n32 = u32::from(n);
-        let objects = vec![(0, ring_of(3, n32, 6_140)), (1, ring_of(5, n32, 6_140))];
+        let local: Vec<u16> = (6_140..6_140 + n).collect();
+        let ports = sockets.unwrap_or(&local);
+        let objects = vec![(0, ring_at(3, ports)), (1, ring_at(5, ports))];
         let rings = Rings::fixed(ring_of(3, n32, 6_100), ring_of(3, n32, 6_120), objects);
         let proxy = Proxy::new(ProxyDeps { rings, nodes, swift, env, options, cache: None });
-        Self { proxy, dir, n }
+        Self { proxy, dir, n, objects: servers, _handles: Vec::new() }
     }
 
     pub(super) async fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
@@ -256,4 +290,25 @@ async fn erasure_coded_objects() {
     // Three of five nodes know nothing of it, and that decides.
     assert_eq!(c.call("DELETE", "/v1/a/e/o", &[], "").await.status, 404);
     assert_eq!(c.call("GET", "/v1/a/e/o", &[], "").await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fragments_over_sockets() {
+    let c = Real::over_http().await;
+    assert_eq!(c.call("PUT", "/v1/a/e", &[("x-storage-policy", "ec")], "").await.status, 201);
+    for size in [0, 5, 300_000] {
+        let data = pattern(size);
+        let name = format!("/v1/a/e/o{size}");
+        assert_eq!(c.call("PUT", &name, &[], data.clone()).await.status, 201, "{size}");
+        let get = c.call("GET", &name, &[], "").await;
+        assert_eq!((get.status, get.body == data), (200, true), "{size}");
+        assert_eq!(c.call("PUT", &name, &[("if-none-match", "*")], data.clone()).await.status, 412, "{size}");
+    }
+    assert_eq!(c.data_files("objects-1").len(), 15);
+    assert!(c.data_files("objects-1").iter().all(|f| f.to_str().unwrap().ends_with("#d.data")));
+    let (tx, body) = caelum_rest::stream_channel(4);
+    tx.send(Ok(Bytes::from(vec![1; 200_000]))).await.unwrap();
+    tx.send(Err(caelum_rest::BoxError::from("gone"))).await.unwrap();
+    assert_eq!(c.send("PUT", "/v1/a/e/broken", &[("content-length", "1000000")], body).await.status, 499);
+    assert_eq!(c.call("GET", "/v1/a/e/broken", &[], "").await.status, 404);
 }
