@@ -7,7 +7,7 @@ use crate::{DiskResult, Manager};
 use caelum_swiftkit::{StoragePolicy, Timestamp};
 use std::io::{self, ErrorKind};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
@@ -28,7 +28,7 @@ impl Manager {
         }
         let Ok(modified) = path.metadata().and_then(|m| m.modified()) else { return false };
         let now = UNIX_EPOCH + Duration::from_micros(u64::try_from(self.config.env.now().0).unwrap_or(0));
-        now.duration_since(modified).is_ok_and(|d| d > age) && modified < SystemTime::now()
+        now.duration_since(modified).is_ok_and(|d| d > age)
     }
 
     /// Removes obsolete files, tombstones past the reclaim age, and the directory once it is empty. Gives

@@ -1,7 +1,7 @@
 //! GET and HEAD.
 
 use super::target::Target;
-use super::{Answer, Req, Resp, Shared, blocking, bytes_range, disk_failure, headers, respond};
+use super::{Answer, Req, Resp, Shared, blocking, bytes_range, disk_failure, fragments, headers, respond};
 use bytes::Bytes;
 use caelum_diskfile::{DiskError, FragPref, FragWish, Look, Metadata, Opened, Reader};
 use caelum_rest::{BoxError, empty, full, stream_channel};
@@ -94,7 +94,12 @@ fn open(server: &Shared, parts: &Parts, target: &Target) -> Result<Ready, Resp> 
         return Ok(Ready { head, pieces: VecDeque::new(), reader: None });
     }
     let size = opened.size;
-    let mut ready = Ready { head, pieces: VecDeque::new(), reader: Some(Reader::new(object, opened)) };
+    let inspector = fragments::inspector(object.policy());
+    let mut reader = Reader::new(object, opened);
+    if let Some(i) = inspector {
+        reader = reader.inspected(i);
+    }
+    let mut ready = Ready { head, pieces: VecDeque::new(), reader: Some(reader) };
     if !ready.ranges(server, parts, size) {
         ready.head.headers_mut().insert(CONTENT_LENGTH, size.into());
         ready.pieces.push_back(Piece::Range(0, size));
@@ -138,7 +143,8 @@ fn fill_head(server: &Shared, h: &mut HeaderMap, opened: &Opened) {
 /// 304 or 412 by the request's conditions.
 fn precondition(parts: &Parts, metadata: &Metadata) -> Option<StatusCode> {
     let get = |name| headers::text(&parts.headers, name).filter(|v| !v.is_empty());
-    let elsewhere = get("x-backend-etag-is-at").and_then(|names| names.split(',').find_map(|n| metadata.get(n.trim()).filter(|t| !t.is_empty()).map(str::to_string)));
+    let elsewhere = get("x-backend-etag-is-at")
+        .and_then(|names| names.split(',').find_map(|n| metadata.get(n.trim()).filter(|t| !t.is_empty()).map(str::to_string)));
     let etag = elsewhere.as_deref().or(metadata.get("ETag")).unwrap_or_default();
     if get("if-none-match").is_some_and(|m| headers::matches(&m, etag)) {
         return Some(StatusCode::NOT_MODIFIED);

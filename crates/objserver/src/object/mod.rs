@@ -11,6 +11,7 @@
 
 mod bytes_range;
 mod delete;
+mod fragments;
 mod get;
 mod headers;
 mod input;
