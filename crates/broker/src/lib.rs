@@ -25,6 +25,9 @@ mod schema;
 mod shard;
 mod shards;
 
+#[cfg(test)]
+mod tests;
+
 pub use account::{AccountBroker, AccountEntry, AccountInfo, ContainerRow};
 pub use container::{ContainerBroker, ContainerInfo, DbState, Entry, Object, Rows};
 pub use db::{Db, Kind, PENDING_TIMEOUT, SyncPoint};

@@ -114,6 +114,11 @@ impl Pool {
         drop(closed);
     }
 
+    /// Idle connections at the moment.
+    pub fn idle_count(&self) -> usize {
+        self.idle().count
+    }
+
     /// Closes idle connections to files in a directory (before it is moved or removed).
     pub fn forget(&self, dir: &Path) {
         let mut idle = self.idle();

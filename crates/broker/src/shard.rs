@@ -453,7 +453,7 @@ mod tests {
         let r: ShardRange = serde_json::from_str(text).unwrap();
         assert_eq!((r.state, r.reported, r.meta_timestamp), (ShardState::Active, true, t(3)));
         assert_eq!(serde_json::to_string(&r).unwrap(), text);
-        assert!(r.is_child_of(&ShardRange::new("a/hello", t(1), "", "")) == false);
+        assert!(!r.is_child_of(&ShardRange::new("a/hello", t(1), "", "")));
         let path = ShardRange::make_path(".shards_a", "hello", "hello", t(1), 0);
         assert_eq!(path, ".shards_a/hello-5d41402abc4b2a76b9719d911017c592-0000000001.00000-0");
         assert!(ShardRange::new(path, t(1), "", "").is_child_of(&ShardRange::new("a/hello", t(1), "", "")));

@@ -123,6 +123,9 @@ pub(crate) fn serve<B: Extra>(disks: &Disks, pool: &Arc<Pool>, target: &Target, 
         "complete_rsync" => return complete_rsync::<B>(pool, &device, path, &args),
         _ => {}
     }
+    // A replicator that is told of no database pushes one with rsync, which makes no directories.
+    let tmp = device.join("tmp");
+    std::fs::create_dir_all(&tmp).map_err(|e| caelum_broker::BrokerError::Io(tmp, e))?;
     let broker = B::at(pool, &path)?;
     if !broker.database().exists() {
         return Err(status(404).into());
