@@ -37,7 +37,7 @@ struct Wanted {
 fn wanted(req: &Req) -> Result<Wanted, Resp> {
     let raw = req.uri().query().unwrap_or_default();
     let pairs = raw.split('&').filter_map(|p| p.split_once('=').or(Some((p, ""))));
-    let given = pairs.filter(|(k, _)| *k == "format").map(|(_, v)| v.replace('+', " ")).last();
+    let given = pairs.filter(|(k, _)| *k == "format").map(|(_, v)| v.replace('+', " ")).next_back();
     if let Some(given) = given {
         let Ok(format) = percent_decode_str(&given).decode_utf8() else {
             return Err(respond(400, "text/plain", "\"format\" parameter not valid UTF-8"));
