@@ -9,6 +9,9 @@ pub(crate) mod rpc;
 pub mod sync_store;
 mod sync_to;
 
+#[cfg(test)]
+mod tests;
+
 pub use disk::{Disks, Reserve};
 pub(crate) use format::{Field, Format, Writer, python_json};
 pub(crate) use reply::{Answer, Fail, Resp, bad_request, http_date, no_device, set, status, text_reply};
