@@ -10,12 +10,15 @@ use crate::auth::{Auth, AuthDeps, Keystone, TempAuth};
 use crate::env::{Environ, Req, Resp, environ};
 use crate::layers_a::{Bulk, Copy, Dlo, ObjectVersioning, Slo, Symlink, VersionedWrites};
 use crate::layers_b::account_quotas::AccountQuotas;
+use crate::layers_b::cname_lookup::CnameLookup;
 use crate::layers_b::container_quotas::ContainerQuotas;
 use crate::layers_b::container_sync::{ContainerSync, Realms, RealmsFile};
 use crate::layers_b::crypto::Encryption;
+use crate::layers_b::domain_remap::DomainRemap;
 use crate::layers_b::etag_quoter::EtagQuoter;
 use crate::layers_b::formpost::FormPost;
 use crate::layers_b::ratelimit::RateLimit;
+use crate::layers_b::read_only::ReadOnly;
 use crate::layers_b::staticweb::StaticWeb;
 use crate::layers_b::tempurl::TempUrl;
 use crate::layers_core::{About, AccessLog, CatchErrors, CrossDomain, Gatekeeper, HealthCheck, Info, ListingFormats, NameCheck};
@@ -156,6 +159,19 @@ fn behind_auth(proxy: Arc<Proxy>, o: &Options, a: &mut Around) -> Arc<dyn HttpSe
     Arc::new(StaticWeb::new(at, a.info.clone(), o.staticweb_url_base.as_deref()))
 }
 
+/// Where the host's name says what the path leaves out.
+fn named_hosts(mut at: Arc<dyn HttpService>, o: &Options, a: &mut Around) -> Arc<dyn HttpService> {
+    if let Some(options) = &o.domain_remap {
+        a.sections.insert("domain_remap".into(), options.info());
+        at = Arc::new(DomainRemap::new(at, options.clone()));
+    }
+    if let Some((options, resolver)) = &o.cname_lookup {
+        a.sections.insert("cname_lookup".into(), options.info());
+        at = Arc::new(CnameLookup::new(at, a.cache.clone(), resolver.clone(), options));
+    }
+    at
+}
+
 /// The layers up to authentication.
 fn before(mut at: Arc<dyn HttpService>, o: &Options, a: &mut Around, hook: Option<BeforeAuth>) -> Result<Arc<dyn HttpService>> {
     at = Arc::new(Operations::new(at));
@@ -163,6 +179,12 @@ fn before(mut at: Arc<dyn HttpService>, o: &Options, a: &mut Around, hook: Optio
     at = Arc::new(Info::new(at, about.clone()));
     if let Some(hook) = hook {
         at = hook(at, a);
+    }
+    if let Some((all, allow_deletes)) = o.read_only {
+        at = Arc::new(ReadOnly::new(at, a.info.clone(), all, allow_deletes));
+        if all {
+            a.sections.insert("read_only".into(), json!({}));
+        }
     }
     if let Some(options) = &o.ratelimit {
         a.sections.insert("ratelimit".into(), options.info());
@@ -190,6 +212,7 @@ fn before(mut at: Arc<dyn HttpService>, o: &Options, a: &mut Around, hook: Optio
     if let Some(options) = &o.name_check {
         at = Arc::new(NameCheck::new(at, options.clone())?);
     }
+    at = named_hosts(at, o, a);
     at = Arc::new(AccessLog::new(at));
     at = Arc::new(CrossDomain::new(at, o.cross_domain_policy.as_deref()));
     a.sections.insert("crossdomain".into(), json!({}));

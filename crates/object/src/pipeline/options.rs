@@ -1,7 +1,9 @@
 use crate::auth::{KeystoneOptions, TempAuthOptions};
 use crate::layers_a::{BulkConfig, Pace, SloConfig};
+use crate::layers_b::cname_lookup::{CnameLookupOptions, Resolver};
 use crate::layers_b::crypto::Keymaster;
 use crate::layers_b::digest::AllowedDigests;
+use crate::layers_b::domain_remap::DomainRemapOptions;
 use crate::layers_b::ratelimit::RateLimitOptions;
 use crate::layers_b::tempurl::TempUrlOptions;
 use crate::layers_core::{InfoOptions, NameCheckOptions};
@@ -39,6 +41,13 @@ pub struct Options {
     pub sync_realms_only: bool,
     /// `None`: requests are not slowed down.
     pub ratelimit: Option<RateLimitOptions>,
+    /// No writes: to the whole cluster, and whether deletes are allowed all the same. `None`: accounts cannot be made
+    /// read-only either.
+    pub read_only: Option<(bool, bool)>,
+    /// Accounts and containers in the host's name.
+    pub domain_remap: Option<DomainRemapOptions>,
+    /// Customers' domains, and who looks them up.
+    pub cname_lookup: Option<(CnameLookupOptions, Arc<dyn Resolver>)>,
     /// Scheme and host of redirects to static web sites.
     pub staticweb_url_base: Option<String>,
     /// ETags are quoted unless an account or container says otherwise; `None`: never.
