@@ -184,15 +184,12 @@ impl Inner {
         let mut key = None;
         let mut context = None;
         if let Some(claim) = &claim {
-            // What the client signed is the path as it sent it, with what a front door has stripped.
+            // Version 4 signs the path as the client sent it, with what a front door has stripped; version 2 signs the
+            // bucket and the key.
             let sent = format!("{}{}", path_of(&base_url), parts.uri.path());
-            let signed = SignedRequest {
-                method: &parts.method,
-                path: &sent,
-                host_bucket: entry.host_bucket.as_deref(),
-                query: &query,
-                headers: &headers,
-            };
+            let path = if claim.version() == "AWS" { entry.path.as_str() } else { sent.as_str() };
+            let host_bucket = entry.host_bucket.as_deref();
+            let signed = SignedRequest { method: &parts.method, path, host_bucket, query: &query, headers: &headers };
             claim.check(&signed, &o.region, self.deps.env.now())?;
             let found = self.key_of(claim.access()).await?;
             context = claim.verify(&signed, &found.secret)?;
