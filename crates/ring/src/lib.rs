@@ -6,6 +6,7 @@
 
 pub mod builder;
 pub mod cli;
+pub mod composite;
 pub mod file;
 mod handoffs;
 mod python;

@@ -3,6 +3,7 @@
 //! `swift-ring-builder(1)`.
 
 mod address;
+mod composite;
 mod devices;
 mod options;
 mod partpower;
@@ -72,6 +73,8 @@ caelum ring BUILDER_FILE [COMMAND …]
     write_builder [MIN_PART_HOURS]        version
     prepare_increase_partition_power        increase_partition_power
     cancel_increase_partition_power         finish_increase_partition_power
+caelum ring COMPOSITE_FILE compose BUILDER_FILE BUILDER_FILE … --output RING_FILE [--force]
+caelum ring COMPOSITE_FILE show
 
 SEARCH: d<id>r<region>z<zone>-<ip>:<port>R<replication ip>:<replication port>/<device>_<meta>, any part of it, or the
 options of add. Without a command: what the builder holds.
@@ -100,6 +103,9 @@ pub fn run(argv: &[String], terminal: &mut Terminal<'_>) -> u8 {
         return DONE;
     };
     let command = argv.get(1).map_or("", String::as_str);
+    if matches!(command, "compose" | "show") {
+        return composite::run(Path::new(file), command, argv.get(2..).unwrap_or(&[]), terminal);
+    }
     let (builder_file, ring_file) = file_names(file);
     if builder_file != Path::new(file) && !matches!(command, "write_builder" | "version") {
         terminal.say(format!("Note: using {} instead of {file} as builder file", builder_file.display()));

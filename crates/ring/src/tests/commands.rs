@@ -105,3 +105,37 @@ fn part_power_steps() {
     assert_eq!(ring(dir, "cancel_increase_partition_power", None).0, 2);
     assert!(ring(dir, "", None).1.contains("32 partitions"));
 }
+
+#[test]
+fn composite_rings() {
+    let tmp = tempfile::tempdir().unwrap();
+    let at = |name: &str| tmp.path().join(name).display().to_string();
+    let say = |args: &[&str]| {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
+        let rng = SeededRng::new(1);
+        let mut terminal = Terminal { out: &mut out, err: &mut err, answer: &mut || None, now: 1_700_000_000, rng: &rng };
+        let code = run(&args, &mut terminal);
+        (code, String::from_utf8([out, err].concat()).unwrap())
+    };
+    let (one, two, both, ring) = (at("1.builder"), at("2.builder"), at("both"), at("object.ring.gz"));
+    for (file, region) in [(&one, 1), (&two, 2)] {
+        say(&[file, "create", "4", "1", "0"]);
+        say(&[file, "add", &format!("r{region}z1-10.0.0.{region}:6200/a"), "1"]);
+    }
+    assert_eq!(say(&[&both, "compose", &one, &two, "--output", &ring]).0, 2, "not balanced yet");
+    for file in [&one, &two] {
+        assert_eq!(say(&[file, "rebalance"]).0, 0);
+    }
+    assert_eq!(say(&[&both, "compose", &one, "--output", &ring]).0, 2, "one is not enough");
+    assert_eq!(say(&[&both, "compose", &one, &two, "--output", &ring]), (0, String::new()));
+    let composed = crate::file::load(Path::new(&ring)).unwrap();
+    assert_eq!(composed.primaries(3).iter().map(|d| (d.id, d.region)).collect::<Vec<_>>(), [(0, 1), (1, 2)]);
+    let (code, text) = say(&[&both, "compose", "--output", &ring]);
+    assert!(code == 2 && text.contains("None of the component builders has been modified"), "{text}");
+    say(&[&one, "set_weight", "d0", "5"]);
+    say(&[&one, "rebalance", "--force"]);
+    assert_eq!(say(&[&both, "compose", &two, &one, "--output", &ring]).0, 2, "another order");
+    assert_eq!(say(&[&both, "compose", "--output", &ring]).0, 0);
+    assert!(say(&[&both, "show"]).1.contains("\"version\": 2"));
+}

@@ -40,7 +40,7 @@ fn handoffs_of_large_rings() {
         [(10, "73093d2437fcd5ff5f8eca86c1cae0ca"), (17, "984b731b56ca905b363570769384e81a"), (18, "8928a30730515c188c0fea989872c0e2")];
     for (power, digest) in digests {
         let device = |i: u32| Device { id: i, region: i % 2, zone: i % 3, ip: format!("10.0.0.{}", i % 5), ..Device::default() };
-        let cell = |p: u64, r: u64| u32::try_from(((p * 2_654_435_761 >> 7) + r * 5) % 12).unwrap();
+        let cell = |p: u64, r: u64| u32::try_from((((p * 2_654_435_761) >> 7) + r * 5) % 12).unwrap();
         let table = (0..3).map(|r| (0..1 << power).map(|p| cell(p, r)).collect()).collect();
         let ring = Ring::new((0..12).map(|i| Some(device(i))).collect(), table, power);
         let mut md5 = Md5::new();
