@@ -79,12 +79,14 @@ impl Core {
     /// What an account looks like that will be made by the first write to it.
     fn empty_account(&self, rq: &Rq) -> Resp {
         let body = if *rq.method() == Method::HEAD { "" } else { "[]" };
-        let mut resp = respond(if body.is_empty() { 204 } else { 200 }, "application/json; charset=utf-8", body);
+        let mut resp = respond(200, "application/json; charset=utf-8", body);
         let headers = resp.headers_mut();
         for name in ["x-account-container-count", "x-account-object-count", "x-account-bytes-used"] {
             set(headers, name, "0");
         }
-        set(headers, "x-timestamp", self.timestamp().normal());
+        let now = self.timestamp().normal();
+        set(headers, "x-timestamp", &now);
+        set(headers, "x-put-timestamp", now);
         set(headers, "x-backend-fake-account-listing", "yes");
         resp
     }

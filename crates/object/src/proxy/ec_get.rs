@@ -387,7 +387,7 @@ impl Core {
         let length = text(&of, LENGTH).and_then(|l| l.parse().ok()).unwrap_or(0);
         let ranges = conditions.range.as_ref().map_or_else(|| vec![(0, length)], |r| r.for_length(length));
         let etag = text(&of, ETAG).unwrap_or_default().to_string();
-        let resp = self.whole_response(&of, &place);
+        let resp = Self::whole_response(&of);
         if conditions.unmet(resp.status(), resp.headers()).is_some() {
             let mut resp = conditional(&conditions, resp, Source::Ranged(caelum_rest::empty()), &self.env);
             finish(&mut resp);
@@ -408,7 +408,7 @@ impl Core {
     }
 
     /// 200 with the whole object's headers.
-    fn whole_response(&self, of: &HeaderMap, place: &Place) -> Resp {
+    fn whole_response(of: &HeaderMap) -> Resp {
         let mut resp = Response::new(caelum_rest::empty());
         let h = resp.headers_mut();
         copy_headers(of, h);
@@ -417,7 +417,6 @@ impl Core {
             h.insert(header::CONTENT_TYPE, t.clone());
         }
         h.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        set(h, "x-storage-policy", &place.policy.name);
         if let Some(l) = of.get(LENGTH) {
             h.insert(header::CONTENT_LENGTH, l.clone());
         }
@@ -440,5 +439,12 @@ fn finish(resp: &mut Resp) {
     let names: Vec<http::HeaderName> = resp.headers().keys().filter(|n| n.as_str().starts_with("x-object-sysmeta-ec-")).cloned().collect();
     for name in names {
         resp.headers_mut().remove(name);
+    }
+    // As upstream words refusals that the conditions made of an answer.
+    if matches!(resp.status().as_u16(), 304 | 412 | 416) {
+        set(resp.headers_mut(), "content-type", "text/html; charset=UTF-8");
+    }
+    if resp.status().as_u16() == 412 {
+        resp.headers_mut().remove(header::ACCEPT_RANGES);
     }
 }

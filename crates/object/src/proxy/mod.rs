@@ -15,7 +15,7 @@ pub mod info;
 mod info_json;
 mod limiter;
 pub mod memcache;
-mod mime_types;
+pub(crate) mod mime_types;
 mod object;
 pub mod options;
 mod put;
