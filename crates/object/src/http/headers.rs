@@ -45,64 +45,7 @@ pub fn content_length(resp: &Resp) -> Option<u64> {
     header.or_else(|| resp.body().size_hint().exact())
 }
 
-/// A content type from a name's ending, as Python's table has them; `application/octet-stream` for others.
+/// A content type from a name's ending; `application/octet-stream` for unknown ones.
 pub fn guess_type(name: &str) -> &'static str {
-    let Some((_, ending)) = name.rsplit_once('.') else { return OCTETS };
-    let ending = ending.to_ascii_lowercase();
-    TYPES.iter().find(|(e, _)| *e == ending).map_or(OCTETS, |(_, t)| t)
+    crate::proxy::mime_types::guess(name)
 }
-
-const OCTETS: &str = "application/octet-stream";
-const TYPES: [(&str, &str); 51] = [
-    ("aac", "audio/aac"),
-    ("avi", "video/x-msvideo"),
-    ("avif", "image/avif"),
-    ("bmp", "image/bmp"),
-    ("c", "text/plain"),
-    ("css", "text/css"),
-    ("csv", "text/csv"),
-    ("doc", "application/msword"),
-    ("eps", "application/postscript"),
-    ("gif", "image/gif"),
-    ("h", "text/plain"),
-    ("heic", "image/heic"),
-    ("htm", "text/html"),
-    ("html", "text/html"),
-    ("ico", "image/vnd.microsoft.icon"),
-    ("jpeg", "image/jpeg"),
-    ("jpg", "image/jpeg"),
-    ("js", "application/javascript"),
-    ("json", "application/json"),
-    ("m3u8", "application/vnd.apple.mpegurl"),
-    ("mjs", "application/javascript"),
-    ("mov", "video/quicktime"),
-    ("mp2", "audio/mpeg"),
-    ("mp3", "audio/mpeg"),
-    ("mp4", "video/mp4"),
-    ("mpeg", "video/mpeg"),
-    ("mpg", "video/mpeg"),
-    ("opus", "audio/opus"),
-    ("pdf", "application/pdf"),
-    ("png", "image/png"),
-    ("ppt", "application/vnd.ms-powerpoint"),
-    ("ps", "application/postscript"),
-    ("py", "text/x-python"),
-    ("qt", "video/quicktime"),
-    ("sh", "application/x-sh"),
-    ("svg", "image/svg+xml"),
-    ("swf", "application/x-shockwave-flash"),
-    ("tar", "application/x-tar"),
-    ("tgz", "application/x-tar"),
-    ("tif", "image/tiff"),
-    ("tiff", "image/tiff"),
-    ("tsv", "text/tab-separated-values"),
-    ("txt", "text/plain"),
-    ("vcf", "text/x-vcard"),
-    ("wasm", "application/wasm"),
-    ("wav", "audio/x-wav"),
-    ("webm", "video/webm"),
-    ("webmanifest", "application/manifest+json"),
-    ("xls", "application/vnd.ms-excel"),
-    ("xml", "text/xml"),
-    ("zip", "application/zip"),
-];

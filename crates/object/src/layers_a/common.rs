@@ -175,8 +175,9 @@ pub(super) fn with_json(mut resp: Resp, value: &Value) -> Resp {
     resp.map(|_| caelum_rest::full(text))
 }
 
-/// A listing's rows, or the response unchanged when it is none (an error, not JSON, too long).
-pub(super) async fn listing_rows(resp: Resp) -> Result<(Resp, Vec<Value>), Resp> {
+/// A listing's rows, or the response unchanged when it is none (an error, not JSON, too long) or does not contain
+/// `mark`: most listings need no work, and reading and writing JSON is dear.
+pub(super) async fn listing_rows(resp: Resp, mark: &str) -> Result<(Resp, Vec<Value>), Resp> {
     let json = text(resp.headers(), "content-type").is_some_and(|t| t.starts_with("application/json"));
     let long = crate::http::content_length(&resp).is_some_and(|n| n > MAX_LISTING_BYTES as u64);
     if !resp.status().is_success() || !json || long {
@@ -184,6 +185,9 @@ pub(super) async fn listing_rows(resp: Resp) -> Result<(Resp, Vec<Value>), Resp>
     }
     let (parts, body) = resp.into_parts();
     let Some(bytes) = crate::http::read_all(body, MAX_LISTING_BYTES).await else { return Err(crate::http::error(503)) };
+    if std::str::from_utf8(&bytes).is_ok_and(|t| !t.contains(mark)) {
+        return Err(Resp::from_parts(parts, caelum_rest::full(bytes)));
+    }
     match serde_json::from_slice(&bytes) {
         Ok(rows) => Ok((Resp::from_parts(parts, caelum_rest::empty()), rows)),
         Err(_) => Err(Resp::from_parts(parts, caelum_rest::full(bytes))),

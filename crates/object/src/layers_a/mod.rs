@@ -20,3 +20,6 @@ pub use segments::Pace;
 pub use slo::{Slo, SloConfig};
 pub use symlink::{SYMLOOP_MAX, Symlink};
 pub use versions::{ObjectVersioning, VersionedWrites};
+
+#[cfg(test)]
+mod real_tests;

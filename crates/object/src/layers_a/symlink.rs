@@ -353,7 +353,7 @@ fn to_client(h: &mut HeaderMap) {
 
 /// A listing in which links show where they lead.
 async fn listing(resp: Resp, path: &SwiftPath) -> Resp {
-    let (resp, mut rows) = match listing_rows(resp).await {
+    let (resp, mut rows) = match listing_rows(resp, "symlink_target").await {
         Ok(found) => found,
         Err(resp) => return resp,
     };

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 /// A container's listing: the large object's etag, kept behind the manifest's, becomes a field of its own.
 pub(super) async fn list(slo: &Inner, req: Req) -> Resp {
-    let (resp, mut rows) = match listing_rows(slo.next.call(req).await).await {
+    let (resp, mut rows) = match listing_rows(slo.next.call(req).await, "slo_etag").await {
         Ok(found) => found,
         Err(resp) => return resp,
     };

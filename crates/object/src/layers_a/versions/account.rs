@@ -34,7 +34,7 @@ pub(super) async fn account(layer: &Inner, req: Req, path: &SwiftPath) -> Result
         return Ok(layer.next.call(req).await);
     }
     let (cx, params) = (Context::new(&layer.next, &req, "OV"), Params::of(&req));
-    let (resp, mut rows) = match listing_rows(layer.next.call(req).await).await {
+    let (resp, mut rows) = match listing_rows(layer.next.call(req).await, "").await {
         Ok(found) => found,
         Err(resp) => return Ok(resp),
     };

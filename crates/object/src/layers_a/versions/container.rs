@@ -43,7 +43,8 @@ async fn show(layer: &Inner, req: Req, path: &SwiftPath, container: &str) -> Res
     }
     // What a listing of versions shows may be more than this answer knows of.
     let location = location.or_else(|| versions_container(container)).unwrap_or_default();
-    let (resp, mut rows) = match listing_rows(resp).await {
+    let mark = if request.versions() { "" } else { "symlink_path" };
+    let (resp, mut rows) = match listing_rows(resp, mark).await {
         Ok(found) => found,
         Err(resp) => return Ok(resp),
     };
