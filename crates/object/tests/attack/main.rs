@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod cluster;
+mod encrypted;
 mod framing;
 mod headers;
 mod limits;
 mod names;
 mod ossa;
 mod signed;
+mod sites;
