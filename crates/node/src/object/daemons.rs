@@ -5,11 +5,14 @@
 use caelum_base::Env;
 use caelum_broker::Pool;
 use caelum_consistency::account::{ReaperConfig, reap_accounts};
-use caelum_consistency::container::{SharderConfig, UpdaterConfig, shard_containers, update_accounts};
+use caelum_consistency::container::{
+    ReconcilerConfig, SharderConfig, SyncConfig, UpdaterConfig, reconcile, shard_containers, sync_containers, update_accounts,
+};
 use caelum_consistency::db::{DbDaemonConfig, audit_accounts, audit_containers, replicate_accounts, replicate_containers, run_forever};
 use caelum_consistency::object::expirer::ExpirerConfig;
 use caelum_consistency::object::{Config, auditor, expirer, replicator, updater};
 use caelum_diskfile::Manager;
+use caelum_objserver::db::SyncRealms;
 use caelum_rest::HttpService;
 use caelum_ring::Rings;
 use caelum_swiftkit::{Nodes, SwiftConf};
@@ -25,6 +28,8 @@ const CONTAINER_UPDATES: Duration = Duration::from_secs(5);
 const OBJECT_UPDATES: Duration = Duration::from_secs(30);
 const EXPIRY: Duration = Duration::from_secs(30);
 const SHARDING: Duration = Duration::from_secs(30);
+const SYNCHRONIZATION: Duration = Duration::from_secs(5);
+const RECONCILIATION: Duration = Duration::from_secs(30);
 const REAPING: Duration = Duration::from_secs(300);
 const DB_AUDITS: Duration = Duration::from_secs(1_800);
 const REPLICATION: Duration = Duration::from_secs(30);
@@ -46,6 +51,10 @@ pub struct Parts {
     pub container_port: u16,
     pub object_port: u16,
     pub n_devices: usize,
+    /// `container-sync-realms.conf`, as text.
+    pub sync_realms: String,
+    /// Hosts that containers may be synchronised with outside realms.
+    pub sync_hosts: Vec<String>,
 }
 
 /// Running daemons.
@@ -72,6 +81,7 @@ impl Daemons {
         let local = |port| (p.ip.clone(), port);
         db.local = vec![local(p.account_port), local(p.container_port), local(p.object_port)];
         databases(&db, p.n_devices, &mut tasks, &stopped);
+        movers(&db, p, &mut tasks, &stopped);
         let objects = Config::new(p.disks.clone(), p.rings.clone(), p.nodes.clone(), vec![p.ip.clone()], Some(p.object_port));
         objects_of(&objects, p, &mut tasks, &stopped);
         Self { stop, tasks: tokio::sync::Mutex::new(tasks) }
@@ -117,6 +127,24 @@ fn databases(config: &DbDaemonConfig, n_devices: usize, tasks: &mut JoinSet<()>,
     tasks.spawn(async move {
         repeat("database replication", every, stop, || async { (replicate_accounts(&c).await, replicate_containers(&c).await) }).await;
     });
+}
+
+/// Daemons that move objects by the proxy's own ways.
+fn movers(config: &DbDaemonConfig, p: &Parts, tasks: &mut JoinSet<()>, stop: &watch::Receiver<bool>) {
+    let sync = SyncConfig {
+        client: p.client.clone(),
+        realms: SyncRealms::parse(&p.sync_realms),
+        allowed_sync_hosts: p.sync_hosts.clone(),
+        container_time: Duration::from_secs(60),
+        timeout: Duration::from_secs(60),
+    };
+    tasks.spawn({
+        let (c, stop) = (config.clone(), stop.clone());
+        async move { repeat("container synchronization", SYNCHRONIZATION, stop, || sync_containers(&c, &sync)).await }
+    });
+    let reconciler = ReconcilerConfig { client: p.client.clone(), concurrency: 1 };
+    let (c, stop) = (config.clone(), stop.clone());
+    tasks.spawn(async move { repeat("container reconciliation", RECONCILIATION, stop, || reconcile(&c, &reconciler)).await });
 }
 
 fn objects_of(config: &Config, p: &Parts, tasks: &mut JoinSet<()>, stop: &watch::Receiver<bool>) {

@@ -57,7 +57,8 @@ impl ObjectStore {
             Arc::new(SwiftConf { hash: hash_path(&settings.data, env)?, policies: policies(settings.config.list("object.policies"))? });
         let rings = rings(&devices, &swift.policies);
         let nodes = Nodes::default();
-        let (disks, pool) = storage(&root, &swift, &nodes, env, &settings.data)?;
+        let sync_realms = realms(&settings.data)?;
+        let (disks, pool) = storage(&root, &swift, &nodes, env, &sync_realms);
         let options = options(settings)?;
         let service = pipeline::start(pipeline::Deps {
             env: env.clone(),
@@ -83,6 +84,9 @@ impl ObjectStore {
             container_port: CONTAINER_PORT,
             object_port: OBJECT_PORT,
             n_devices: devices.len(),
+            sync_realms,
+            // A tenant must not choose whom this host talks to.
+            sync_hosts: Vec::new(),
         });
         let listener = match settings.config.str("object.listen") {
             "" => None,
@@ -253,14 +257,19 @@ fn policies(names: &[String]) -> Result<Policies> {
 /// Where realms of container sync are written down, as in Swift.
 const REALMS: &str = "container-sync-realms.conf";
 
+fn realms(data: &DataDir) -> Result<String> {
+    match std::fs::read_to_string(data.join(REALMS)) {
+        Ok(text) => Ok(text),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(e) => Err(Error::unavailable(format!("cannot read {}: {e}", data.join(REALMS).display()))),
+    }
+}
+
 /// The three storage servers, reached without a socket. Gives what daemons share with them.
-fn storage(root: &Path, swift: &Arc<SwiftConf>, nodes: &Nodes, env: &Env, data: &DataDir) -> Result<(Arc<Manager>, Arc<Pool>)> {
+fn storage(root: &Path, swift: &Arc<SwiftConf>, nodes: &Nodes, env: &Env, realms: &str) -> (Arc<Manager>, Arc<Pool>) {
     let mut config = AccountServerConfig::new(root, (**swift).clone(), nodes.clone(), env.clone());
-    config.sync_realms = match std::fs::read_to_string(data.join(REALMS)) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(e) => return Err(Error::unavailable(format!("cannot read {}: {e}", data.join(REALMS).display()))),
-    };
+    config.sync_realms = realms.to_string();
+    config.allowed_sync_hosts = Vec::new();
     let pool = config.pool.clone();
     nodes.set_local(IP, ACCOUNT_PORT, AccountServer::new(config.clone()).service());
     nodes.set_local(IP, CONTAINER_PORT, ContainerServer::new(config).service());
@@ -270,7 +279,7 @@ fn storage(root: &Path, swift: &Arc<SwiftConf>, nodes: &Nodes, env: &Env, data: 
     let objects = ObjectServer::new(config);
     let disks = objects.disks();
     nodes.set_local(IP, OBJECT_PORT, objects);
-    Ok((disks, pool))
+    (disks, pool)
 }
 
 /// Users of tempauth, `account:user = key group …`, separated by semicolons.
@@ -293,6 +302,7 @@ fn options(settings: &Settings) -> Result<Options> {
     // Forms made by hand and by older tools are signed with HMAC-SHA-1, which nobody has broken.
     o.formpost_digests = AllowedDigests::parse("sha1 sha256 sha512")?;
     o.sync_realms = Some(settings.data.join(REALMS));
+    o.sync_realms_only = true;
     // The servers are in this process: there is no network to lose an answer on, only a slow disk.
     o.proxy.node_timeout = Duration::from_secs(60);
     o.proxy.recoverable_node_timeout = Duration::from_secs(60);
