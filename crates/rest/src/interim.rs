@@ -32,6 +32,8 @@ enum Way {
 pub(crate) struct Shared {
     /// Set while `state` holds anything to be done on the wire.
     busy: AtomicBool,
+    /// Set while a body may be followed by another that belongs to it.
+    joining: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -50,6 +52,7 @@ impl Shared {
         if self.busy.load(Ordering::Acquire) {
             self.state().lines = None;
         }
+        self.joining.store(false, Ordering::Release);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -84,6 +87,15 @@ impl Interim {
         }
     }
 
+    /// Swift's proxies send an upload in two phases as two chunked bodies; the second follows the second `100 Continue`.
+    /// From here on, a body that does not end with `--` (as the last part of a MIME document does) is
+    /// handed on together with the next as one. To be said before the body is first read.
+    pub fn join_bodies(&self) {
+        if let Way::Wire(shared) = &self.0 {
+            shared.joining.store(true, Ordering::Release);
+        }
+    }
+
     /// Sends another `100 Continue`. Only while the request's body is being read.
     pub fn send(&self) {
         match &self.0 {
@@ -106,12 +118,113 @@ impl Interim {
 pub(crate) struct Wire {
     stream: TcpStream,
     shared: Arc<Shared>,
+    joint: Option<Box<Joint>>,
+}
+
+/// Where in a chunked body the next byte stands.
+#[derive(Default)]
+enum At {
+    /// In the line with a chunk's size; what of it has come is held back.
+    #[default]
+    Size,
+    Data(u64),
+    /// Before the end of line after a chunk: so many bytes.
+    DataEnd(u8),
+    /// After the end that is left out, up to the empty line.
+    Dropped,
+    /// Nothing more to be done.
+    Passing,
+}
+
+/// Leaves out the end of a first body, so that the second continues it.
+#[derive(Default)]
+struct Joint {
+    at: At,
+    held: Vec<u8>,
+    /// Last bytes of the body so far.
+    tail: Vec<u8>,
+    joined: bool,
+}
+
+/// Longest line with a chunk's size.
+const MAX_SIZE_LINE: usize = 256;
+/// Read at once while bodies are joined.
+const JOIN_READ: usize = 16 << 10;
+
+impl Joint {
+    fn feed(&mut self, mut input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        let bad = || io::Error::new(io::ErrorKind::InvalidData, "not a chunked body");
+        while let Some(b) = input.first().copied() {
+            match &mut self.at {
+                At::Passing => {
+                    out.extend_from_slice(input);
+                    return Ok(());
+                }
+                At::Data(left) => {
+                    let n = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                    let (data, rest) = input.split_at(n);
+                    out.extend_from_slice(data);
+                    self.tail.extend_from_slice(&data[n.saturating_sub(8)..]);
+                    let keep = self.tail.len().saturating_sub(8);
+                    self.tail.drain(..keep);
+                    *left -= n as u64;
+                    if *left == 0 {
+                        self.at = At::DataEnd(2);
+                    }
+                    input = rest;
+                    continue;
+                }
+                At::DataEnd(left) => {
+                    out.push(b);
+                    *left -= 1;
+                    if *left == 0 {
+                        self.at = At::Size;
+                    }
+                }
+                At::Dropped => {
+                    self.held.push(b);
+                    if b == b'\n' {
+                        let empty = self.held.trim_ascii().is_empty();
+                        self.held.clear();
+                        if empty {
+                            self.at = At::Size;
+                        }
+                    }
+                }
+                At::Size => {
+                    self.held.push(b);
+                    if b == b'\n' {
+                        self.size_line(out).ok_or_else(bad)?;
+                    }
+                }
+            }
+            if self.held.len() > MAX_SIZE_LINE {
+                return Err(bad());
+            }
+            input = &input[1..];
+        }
+        Ok(())
+    }
+
+    fn size_line(&mut self, out: &mut Vec<u8>) -> Option<()> {
+        let line = std::str::from_utf8(&self.held).ok()?;
+        let size = u64::from_str_radix(line.split(';').next()?.trim(), 16).ok()?;
+        if size == 0 && !self.joined && !self.tail.trim_ascii_end().ends_with(b"--") {
+            self.joined = true;
+            self.held.clear();
+            self.at = At::Dropped;
+            return Some(());
+        }
+        out.append(&mut self.held);
+        self.at = if size == 0 { At::Passing } else { At::Data(size) };
+        Some(())
+    }
 }
 
 impl Wire {
     pub fn new(stream: TcpStream) -> (Self, Arc<Shared>) {
         let shared = Arc::new(Shared::default());
-        (Self { stream, shared: shared.clone() }, shared)
+        (Self { stream, shared: shared.clone(), joint: None }, shared)
     }
 
     /// Writes what waits. Ready once nothing does.
@@ -137,6 +250,34 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
+    /// Reads with two bodies joined.
+    fn poll_joined(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let joint = self.joint.get_or_insert_default();
+        loop {
+            // Whatever was held back must fit besides.
+            let room = buf.remaining().saturating_sub(joint.held.len()).min(JOIN_READ);
+            let mut raw = vec![0; room];
+            let mut read = ReadBuf::new(&mut raw);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) => {}
+                other => return other,
+            }
+            let got = read.filled();
+            if got.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut out = Vec::with_capacity(got.len() + joint.held.len());
+            if let Err(e) = joint.feed(got, &mut out) {
+                return Poll::Ready(Err(e));
+            }
+            // Nothing would look like the end of the connection.
+            if !out.is_empty() {
+                buf.put_slice(&out);
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
     /// Adds the headers to the library's own interim response.
     fn take_over(&mut self, buf: &[u8]) -> bool {
         if buf != CONTINUE || !self.shared.busy.load(Ordering::Acquire) {
@@ -156,7 +297,12 @@ impl AsyncRead for Wire {
         if let Poll::Ready(Err(e)) = self.flush_waiting(cx) {
             return Poll::Ready(Err(e));
         }
-        let r = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let r = if self.shared.joining.load(Ordering::Acquire) {
+            self.poll_joined(cx, buf)
+        } else {
+            self.joint = None;
+            Pin::new(&mut self.stream).poll_read(cx, buf)
+        };
         if r.is_pending() {
             let mut s = self.shared.state();
             if s.waker.as_ref().is_none_or(|w| !w.will_wake(cx.waker())) {
@@ -260,6 +406,24 @@ mod tests {
             assert_eq!(until(&mut s, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
             s.write_all(b"2\r\nde\r\n0\r\n\r\n").await.unwrap();
             assert!(until(&mut s, "32").await.starts_with("HTTP/1.1 200 OK"));
+        }
+    }
+
+    #[test]
+    fn bodies_joined_however_they_are_cut() {
+        let first = b"5\r\nhello\r\n4;x=y\r\n--b\r\r\n0\r\n\r\n";
+        let second = b"3\r\nabc\r\n0\r\n\r\nGET /";
+        let whole = [&first[..], second].concat();
+        let want = b"5\r\nhello\r\n4;x=y\r\n--b\r\r\n3\r\nabc\r\n0\r\n\r\nGET /";
+        let ended = b"4\r\nx--\n\r\n0\r\n\r\nnext";
+        for n in 1..=whole.len() {
+            let pass = |input: &[u8]| {
+                let (mut joint, mut out) = (Joint::default(), Vec::new());
+                input.chunks(n).try_for_each(|c| joint.feed(c, &mut out)).map(|()| out)
+            };
+            assert_eq!(pass(&whole).unwrap(), want, "{n}");
+            assert_eq!(pass(ended).unwrap(), ended, "{n}");
+            assert!(pass(b"zz\r\n").is_err());
         }
     }
 

@@ -161,6 +161,9 @@ async fn source(parts: &Parts, input: Input, two_phases: bool, has_footer: bool)
         if has_footer {
             told.push(("X-Obj-Metadata-Footer", "yes"));
         }
+        if two_phases {
+            interim.join_bodies();
+        }
         interim.announce(&told);
     }
     let mut mime = Mime::new(input, &boundary);
