@@ -12,9 +12,14 @@ pub async fn read_all(body: Body, limit: usize) -> Option<Bytes> {
 }
 
 /// Reads a little of what is left and lets go of the rest.
-pub async fn drain(mut body: Body) {
+pub async fn drain(body: Body) {
+    discard(body, DRAIN_BYTES).await;
+}
+
+/// Reads on for at most `limit` bytes, so that a client that is still sending gets to read its refusal.
+pub async fn discard(mut body: Body, limit: usize) {
     let mut seen = 0;
-    while seen < DRAIN_BYTES {
+    while seen < limit {
         match body.frame().await {
             Some(Ok(frame)) => seen += frame.data_ref().map_or(0, Bytes::len),
             _ => return,

@@ -16,7 +16,7 @@ mod report;
 mod subrequest;
 
 pub use accept::best_match;
-pub use body::{BodyReader, drain, read_all};
+pub use body::{BodyReader, discard, drain, read_all};
 pub use conditional::{Conditions, EtagSet, Source, conditional};
 pub use dates::{http_date, parse_http_date};
 pub use flags::{ContentTypeOverridden, KeepRelativeLocation, ListingAsIs, ManifestHook, OriginalMethod, StoredType};

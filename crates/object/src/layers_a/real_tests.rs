@@ -70,7 +70,8 @@ async fn large_objects_links_and_copies() {
     }
     put(&p, "/seg/p1", &[], "first").await;
     put(&p, "/seg/p2", &[], "second").await;
-    put(&p, "/c/slo?multipart-manifest=put", &[("content-type", "a/b")], r#"[{"path":"/seg/p1"},{"data":"LQ=="},{"path":"/seg/p2"}]"#).await;
+    put(&p, "/c/slo?multipart-manifest=put", &[("content-type", "a/b")], r#"[{"path":"/seg/p1"},{"data":"LQ=="},{"path":"/seg/p2"}]"#)
+        .await;
     assert_eq!(get(&p, "/c/slo", &[]).await, (200, "first-second".into()));
     assert_eq!(get(&p, "/c/slo", &[("range", "bytes=4-7")]).await, (206, "t-se".into()));
     assert_eq!(get(&p, "/c/slo", &[("range", "bytes=50-")]).await.0, 416);

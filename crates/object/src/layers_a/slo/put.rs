@@ -4,8 +4,8 @@ use super::manifest::{Entry, Wanted, encode_data, parse_wanted, store_form};
 use super::{SYSMETA_ETAG, SYSMETA_SIZE, Slo};
 use crate::env::{Req, Resp, SwiftPath, quote};
 use crate::http::{
-    ByteRange, ContentTypeOverridden, ManifestHook, Origin, Params, best_match, content_length, error, error_html, error_plain, etag,
-    guess_type, is_true, parse_http_date, reason, report, respond, set, status_line, streamed, text, unquote_etag,
+    ByteRange, ContentTypeOverridden, ManifestHook, Origin, Params, best_match, content_length, discard, error, error_html, error_plain,
+    etag, guess_type, is_true, parse_http_date, reason, report, respond, set, status_line, streamed, text, unquote_etag,
 };
 use crate::layers_a::common::OVERRIDE_ETAG;
 use crate::layers_a::heartbeat::Beat;
@@ -180,7 +180,13 @@ async fn prepare(slo: &Slo, mut req: Req, path: &SwiftPath, container: &str, obj
     }
     let too_large = || error_html(413, format!("Manifest File > {} bytes", config.max_manifest_size));
     match text(h, "content-length").and_then(|l| l.parse::<usize>().ok()) {
-        Some(n) if n > config.max_manifest_size => return Err(too_large()),
+        Some(n) if n > config.max_manifest_size => {
+            let body = std::mem::replace(req.body_mut(), caelum_rest::empty());
+            let patience = std::time::Duration::from_secs(10);
+            // Whether it all came makes no difference to the answer.
+            let _ = tokio::time::timeout(patience, discard(body, config.max_manifest_size * 2)).await;
+            return Err(too_large());
+        }
         Some(_) => {}
         None if text(h, "transfer-encoding").is_some_and(|t| t.eq_ignore_ascii_case("chunked")) => {}
         None => return Err(error(411)),
