@@ -83,7 +83,7 @@ impl S3Credentials for KeystoneCredentials {
 impl S3Credentials for TempAuth {
     async fn secret(&self, access_key: &str) -> Result<Option<Key>> {
         Ok(self.user(access_key).map(|u| {
-            let is_owner = u.caller.reseller_admin || u.caller.groups.iter().any(|g| *g == u.account);
+            let is_owner = u.caller.reseller_admin || u.caller.groups.contains(&u.account);
             Key { secret: u.key, caller: u.caller, account: u.account, is_owner }
         }))
     }

@@ -116,7 +116,7 @@ pub async fn head(cx: &mut Cx) -> S3Result<Resp> {
     let resp = cx.on_target(Method::HEAD).send().await;
     cx.expect(resp, Subject::Bucket(cx.bucket())).await?;
     let mut r = nothing(200);
-    set(r.headers_mut(), "x-amz-bucket-region", cx.region().to_string());
+    set(r.headers_mut(), "x-amz-bucket-region", cx.region());
     Ok(r)
 }
 
@@ -195,6 +195,6 @@ pub async fn put_acl(cx: &mut Cx) -> S3Result<Resp> {
     // A container list that was set through Swift's API is not ours to take away.
     let ours = state.info.read_acl.as_deref().is_none_or(|a| a.is_empty() || a == ".r:*,.rlistings" || a == ".");
     let more: &[(&str, &str)] = if ours { &[("x-container-read", read)] } else { &[] };
-    cx.store_settings(&cx.bucket().to_string(), &[(Setting::Acl, list.to_stored()?)], more).await?;
+    cx.store_settings(cx.bucket(), &[(Setting::Acl, list.to_stored()?)], more).await?;
     Ok(nothing(200))
 }

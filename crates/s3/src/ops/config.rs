@@ -159,7 +159,7 @@ pub async fn delete(cx: &mut Cx, name: &str) -> S3Result<Resp> {
         _ => return Err(not_implemented(&format!("The sub-resource {name} cannot be deleted."))),
     };
     cx.authorize(action, None, Need::Owner).await?;
-    cx.store_settings(&cx.bucket().to_string(), &[(setting, String::new())], &[]).await?;
+    cx.store_settings(cx.bucket(), &[(setting, String::new())], &[]).await?;
     if setting == Setting::Lifecycle {
         lifecycle::unregister(cx).await;
     }

@@ -202,7 +202,7 @@ pub async fn put_configuration(cx: &mut Cx) -> S3Result<Resp> {
             _ => return Err(bad()),
         }
     }
-    cx.store_settings(&cx.bucket().to_string(), &[(Setting::ObjectLock, storable(&e.to_text(), false)?)], &[]).await?;
+    cx.store_settings(cx.bucket(), &[(Setting::ObjectLock, storable(&e.to_text(), false)?)], &[]).await?;
     Ok(nothing(200))
 }
 

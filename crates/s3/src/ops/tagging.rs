@@ -21,13 +21,13 @@ pub async fn put_bucket(cx: &mut Cx) -> S3Result<Resp> {
     let body = cx.read_body(MAX_BODY).await?;
     let text = tags::to_query(&tags::from_xml(&body, MAX_BUCKET_TAGS)?);
     let text = crate::state::storable(&text, true)?;
-    cx.store_settings(&cx.bucket().to_string(), &[(Setting::Tagging, text)], &[]).await?;
+    cx.store_settings(cx.bucket(), &[(Setting::Tagging, text)], &[]).await?;
     Ok(nothing(204))
 }
 
 pub async fn delete_bucket(cx: &mut Cx) -> S3Result<Resp> {
     cx.authorize("s3:PutBucketTagging", None, Need::Owner).await?;
-    cx.store_settings(&cx.bucket().to_string(), &[(Setting::Tagging, String::new())], &[]).await?;
+    cx.store_settings(cx.bucket(), &[(Setting::Tagging, String::new())], &[]).await?;
     Ok(nothing(204))
 }
 

@@ -39,7 +39,7 @@ pub async fn put(cx: &mut Cx) -> S3Result<Resp> {
         return Err(err("InvalidBucketState")
             .text("An Object Lock configuration is present on this bucket, so the versioning state cannot be changed."));
     }
-    cx.store_settings(&cx.bucket().to_string(), &[], &[("x-versions-enabled", if on { "true" } else { "false" })]).await?;
+    cx.store_settings(cx.bucket(), &[], &[("x-versions-enabled", if on { "true" } else { "false" })]).await?;
     Ok(super::nothing(200))
 }
 
