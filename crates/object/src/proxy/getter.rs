@@ -255,7 +255,16 @@ impl Getter {
             return if self.method == Method::HEAD { resp } else { resp.map(|_| body) };
         }
         if self.kind != Kind::Object {
-            return resp.map(|_| body);
+            let timeout = self.timeout();
+            let left = text(resp.headers(), "content-length").and_then(|l| l.parse().ok());
+            return resp.map(|_| match left {
+                // Nothing can be resumed, yet silence must end.
+                Some(left) => {
+                    let node = Some(found.node);
+                    ObjectBody { inner: body, node, at: 0, left, getter: None, search: None, timeout, timer: None }.boxed_unsync()
+                }
+                None => body,
+            });
         }
         let status = head.status.as_u16();
         let node = found.node;

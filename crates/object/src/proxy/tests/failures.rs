@@ -204,3 +204,57 @@ async fn a_client_that_breaks_off_leaves_nothing_behind_sockets() {
         assert!(c.servers.iter().all(|s| s.get("/a/c/o").is_none()), "{header:?}");
     }
 }
+
+#[tokio::test]
+async fn a_stalled_upload_is_not_taken_into_memory() {
+    let c = Cluster::with(ProxyOptions { node_timeout: Duration::from_millis(700), ..options() });
+    c.call("PUT", "/v1/a/c", &[], "").await;
+    for s in &c.servers {
+        s.fault(Fault::StallAfter(1));
+    }
+    let (tx, body) = caelum_rest::stream_channel(1);
+    let sent = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = sent.clone();
+    tokio::spawn(async move {
+        while tx.send(Ok(Bytes::from(vec![0; 65_536]))).await.is_ok() {
+            counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    });
+    let put = c.call_with("PUT", "/v1/a/c/o", &[("transfer-encoding", "chunked")], body, anyone()).await;
+    assert_eq!(put.status, 503);
+    let pieces = sent.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(pieces < 20, "{pieces} pieces of 64 KiB were taken");
+}
+
+#[tokio::test]
+async fn a_listing_that_stops_does_not_wait_forever() {
+    let c = Cluster::with_container().await;
+    for s in &c.servers {
+        let rows = vec![serde_json::json!({"name": "x"}); 100];
+        s.0.lock().unwrap().listings.insert("/a/c".into(), (HeaderMap::new(), serde_json::Value::from(rows).to_string()));
+        s.fault(Fault::SilentAfter(10));
+    }
+    let started = std::time::Instant::now();
+    let listing = c.call("GET", "/v1/a/c", &[], "").await;
+    assert!(listing.broken && started.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn proxies_share_what_they_know() {
+    let shared: Arc<dyn Cache> = Arc::new(MemoryCache::new(Env::system()));
+    let one = Cluster::with_cache(options(), Some(shared.clone()));
+    let two = Cluster { proxy: one.sibling(Some(shared.clone())), ..Cluster::with_cache(options(), None) };
+    assert_eq!(one.call("PUT", "/v1/a/c", &[("x-container-read", "bob")], "").await.status, 201);
+    assert_eq!(one.call("PUT", "/v1/a/c/o", &[], "x").await.status, 201);
+    assert!(shared.get("container/a/c").await.is_some() && shared.get("account/a").await.is_some());
+    for s in &one.servers {
+        s.clear_seen();
+    }
+    let info = two.proxy.container_info(&anyone(), "a", "c").await;
+    assert_eq!(info.read_acl.as_deref(), Some("bob"));
+    assert!(one.servers.iter().all(|s| s.seen(&Method::HEAD).is_empty()), "the answer was in the cache");
+    assert_eq!(two.call("DELETE", "/v1/a/c", &[], "").await.status, 204);
+    assert!(shared.get("container/a/c").await.is_none());
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert!(!one.proxy.container_info(&anyone(), "a", "c").await.exists());
+}

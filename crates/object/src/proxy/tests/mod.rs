@@ -61,13 +61,27 @@ impl Cluster {
     }
 
     fn with(options: ProxyOptions) -> Self {
+        Self::with_cache(options, None)
+    }
+
+    /// Another proxy over the same servers.
+    fn sibling(&self, cache: Option<Arc<dyn Cache>>) -> Arc<Proxy> {
+        let ports = [6_200, 6_201, 6_202, 6_203, 6_204];
+        let nodes = Nodes::default();
+        for (port, s) in ports.iter().zip(&self.servers) {
+            nodes.set_local("127.0.0.1", *port, Arc::new(s.clone()));
+        }
+        Self::over(options(), nodes, self.servers.clone(), &ports, cache).proxy
+    }
+
+    fn with_cache(options: ProxyOptions, cache: Option<Arc<dyn Cache>>) -> Self {
         let nodes = Nodes::default();
         let servers: Vec<Fake> = (0..5).map(|_| Fake::default()).collect();
         let ports = [6_200, 6_201, 6_202, 6_203, 6_204];
         for (port, s) in ports.iter().zip(&servers) {
             nodes.set_local("127.0.0.1", *port, Arc::new(s.clone()));
         }
-        Self::over(options, nodes, servers, &ports)
+        Self::over(options, nodes, servers, &ports, cache)
     }
 
     /// The same with every server behind a socket.
@@ -79,19 +93,19 @@ impl Cluster {
             ports.push(server.addr().unwrap().port());
             handles.push(server.start(Arc::new(s.clone())).unwrap());
         }
-        let mut c = Self::over(options, Nodes::default(), servers, &ports);
+        let mut c = Self::over(options, Nodes::default(), servers, &ports, None);
         c._handles = handles;
         assert_eq!(c.call("PUT", "/v1/a/c", &[], "").await.status, 201);
         c
     }
 
-    fn over(options: ProxyOptions, nodes: Nodes, servers: Vec<Fake>, ports: &[u16]) -> Self {
+    fn over(options: ProxyOptions, nodes: Nodes, servers: Vec<Fake>, ports: &[u16], cache: Option<Arc<dyn Cache>>) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let env = Env { clock, rng: Arc::new(SeededRng::new(7)) };
         let hash = caelum_swiftkit::HashPath { prefix: Vec::new(), suffix: HASH_SUFFIX.to_vec() };
         let swift = Arc::new(SwiftConf { hash, policies: Policies::default() });
         let rings = Rings::fixed(ring(ports), ring(ports), vec![(0, ring(ports))]);
-        let proxy = Proxy::new(ProxyDeps { rings, nodes, swift: swift.clone(), env, options, cache: None });
+        let proxy = Proxy::new(ProxyDeps { rings, nodes, swift: swift.clone(), env, options, cache });
         Self { proxy, servers, swift, ring: Arc::new(ring(ports)), _handles: Vec::new() }
     }
 
