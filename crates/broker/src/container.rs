@@ -287,9 +287,7 @@ impl ContainerBroker {
             walk(c, q, &source, &mut |found| match found {
                 Found::Subdir(dir) => f(Entry::Subdir(dir)),
                 Found::Row(name, row) => {
-                    let text = |i: usize| -> Result<_> {
-                        Ok(String::from_utf8_lossy(row.get_ref(i)?.as_bytes_or_null().ok().flatten().unwrap_or_default()))
-                    };
+                    let text = |i: usize| -> Result<_> { Ok(lossy(row.get_ref(i)?.as_bytes().unwrap_or_default())) };
                     let (created_at, content_type, etag) = (text(1)?, text(3)?, text(4)?);
                     f(Entry::Object(Object {
                         name,
@@ -518,6 +516,14 @@ impl ContainerBroker {
     /// Metadata as [`Db::metadata`].
     pub fn metadata(&self) -> Result<Metadata> {
         self.db.metadata()
+    }
+}
+
+/// Text of a column; checking what is nearly always valid first is much the faster way.
+pub(crate) fn lossy(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => String::from_utf8_lossy(bytes),
     }
 }
 

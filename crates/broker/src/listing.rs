@@ -147,7 +147,7 @@ impl<'q> Walk<'q> {
         while let Some(row) = rows.next()? {
             any = true;
             let bytes = row.get_ref(0)?.as_bytes().unwrap_or_default();
-            let name = String::from_utf8_lossy(bytes);
+            let name = crate::container::lossy(bytes);
             if !rolls_up {
                 f(Found::Row(&name, row))?;
                 continue;

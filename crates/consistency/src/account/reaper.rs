@@ -56,7 +56,7 @@ pub async fn reap_accounts(config: &DbDaemonConfig, reaper: &ReaperConfig) -> Re
     let ring = config.rings.account();
     let local = config.local_devices(&ring);
     let names = local.iter().map(|d| d.device.clone()).collect();
-    let mut found = walk(&config.devices, names, ACCOUNT_DIR, config.mount_check);
+    let mut found = walk(config, names, ACCOUNT_DIR);
     let mut stats = ReaperStats::default();
     while let Some(found) = found.recv().await {
         let nodes: Vec<Device> = ring.primaries(found.partition).into_iter().cloned().collect();

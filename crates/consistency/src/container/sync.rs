@@ -46,7 +46,7 @@ pub struct SyncStats {
 /// One pass over this node's containers that have a link in `sync_containers`.
 pub async fn sync_containers(config: &DbDaemonConfig, sync: &SyncConfig) -> SyncStats {
     let names = device_names(config).await;
-    let mut found = walk(&config.devices, names, SYNC_DIR, config.mount_check);
+    let mut found = walk(config, names, SYNC_DIR);
     let mut stats = SyncStats::default();
     while let Some(found) = found.recv().await {
         let Some(place) = real_place(&found) else { continue };

@@ -41,7 +41,7 @@ enum Outcome {
 /// One pass over this node's containers.
 pub async fn update_accounts(config: &DbDaemonConfig, updater: &UpdaterConfig) -> UpdaterStats {
     let names = device_names(config).await;
-    let found = walk(&config.devices, names, CONTAINER_DIR, config.mount_check);
+    let found = walk(config, names, CONTAINER_DIR);
     let suppressed: Mutex<HashMap<String, Instant>> = Mutex::default();
     let outcomes = futures_util::stream::unfold(found, |mut rx| async move { rx.recv().await.map(|f| (f, rx)) })
         .map(|found| one(config, updater, &suppressed, found))

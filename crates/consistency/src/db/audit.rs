@@ -42,7 +42,7 @@ async fn pass(
     check: impl Fn(&Found) -> caelum_broker::Result<()> + Clone + Send + 'static,
 ) -> AuditStats {
     let names = device_names(config).await;
-    let found = walk(&config.devices, names, kind.datadir(), config.mount_check);
+    let found = walk(config, names, kind.datadir());
     let results = futures_util::stream::unfold(found, |mut rx| async move { rx.recv().await.map(|f| (f, rx)) })
         .map(|found| {
             let check = check.clone();

@@ -42,6 +42,8 @@ pub struct DbDaemonConfig {
     pub local: Vec<(String, u16)>,
     /// Databases worked on at the same time.
     pub concurrency: usize,
+    /// Databases a pass looks at in a second, beyond the first few; 0: no limit.
+    pub databases_per_second: u32,
     /// From the beginning of a pass to the next.
     pub interval: Duration,
     /// Bounds one request to another node.
@@ -69,6 +71,7 @@ impl DbDaemonConfig {
             pool,
             local: Vec::new(),
             concurrency: 8,
+            databases_per_second: 50,
             interval: Duration::from_secs(30),
             node_timeout: Duration::from_secs(10),
             per_diff: 1_000,

@@ -126,7 +126,7 @@ impl Kind for ContainerBroker {
 
     async fn afterwards(&self, config: &DbDaemonConfig, info: &ReplicationInfo, answers: &[bool]) -> caelum_broker::Result<()> {
         let (broker, config, max_row) = (self.clone(), config.clone(), info.max_row);
-        let majority = answers.iter().filter(|a| **a).count() >= answers.len() / 2 + 1;
+        let majority = answers.iter().filter(|a| **a).count() > answers.len() / 2;
         blocking(move || {
             let info = broker.get_info()?;
             if info.account == crate::container::MISPLACED_ACCOUNT {

@@ -123,7 +123,7 @@ async fn pass<B: Kind>(
         tracing::warn!("no device of the ring is this node's: nothing to replicate");
     }
     let names = local.iter().map(|d| d.device.clone()).collect();
-    let found = walk(&config.devices, names, B::KIND.datadir(), config.mount_check);
+    let found = walk(config, names, B::KIND.datadir());
     let pass = Pass { config, ring, counters: Counters::default(), hash };
     let databases = futures_util::stream::unfold(found, |mut rx| async move { rx.recv().await.map(|f| (f, rx)) });
     databases

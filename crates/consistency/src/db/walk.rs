@@ -1,5 +1,6 @@
 //! Finding databases on this node's devices.
 
+use super::DbDaemonConfig;
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 
@@ -15,11 +16,28 @@ pub(crate) struct Found {
 /// Databases found ahead of their use.
 const AHEAD: usize = 64;
 
+/// Paces what is found: upstream's `databases_per_second`, with so much at once as five seconds allow.
+struct Pace {
+    per_second: u32,
+    sent: u64,
+}
+
+impl Pace {
+    /// Sleeps as long as need be. Only for threads that may block.
+    fn wait(&mut self) {
+        self.sent += 1;
+        if self.per_second > 0 && self.sent > 5 * u64::from(self.per_second) {
+            std::thread::sleep(std::time::Duration::from_secs(1) / self.per_second);
+        }
+    }
+}
+
 /// Sends every database below `DEVICE/DATADIR`. Empty partition directories are removed on the way. A
 /// directory that cannot be read is skipped with a warning.
-pub(crate) fn walk(devices: &Path, names: Vec<String>, datadir: &'static str, mount_check: bool) -> mpsc::Receiver<Found> {
+pub(crate) fn walk(config: &DbDaemonConfig, names: Vec<String>, datadir: &'static str) -> mpsc::Receiver<Found> {
     let (tx, rx) = mpsc::channel(AHEAD);
-    let devices = devices.to_path_buf();
+    let (devices, mount_check) = (config.devices.clone(), config.mount_check);
+    let mut pace = Pace { per_second: config.databases_per_second, sent: 0 };
     tokio::task::spawn_blocking(move || {
         let disks = caelum_objserver::db::Disks { devices, mount_check, reserve: caelum_objserver::db::Reserve::Bytes(0) };
         for device in names {
@@ -27,7 +45,7 @@ pub(crate) fn walk(devices: &Path, names: Vec<String>, datadir: &'static str, mo
                 tracing::warn!(device, "skipped: not there or not mounted");
                 continue;
             };
-            if walk_device(&device, &path.join(datadir), &tx).is_none() {
+            if walk_device(&device, &path.join(datadir), &tx, &mut pace).is_none() {
                 return;
             }
         }
@@ -36,7 +54,7 @@ pub(crate) fn walk(devices: &Path, names: Vec<String>, datadir: &'static str, mo
 }
 
 /// `None`: nobody listens any more.
-fn walk_device(device: &str, root: &Path, tx: &mpsc::Sender<Found>) -> Option<()> {
+fn walk_device(device: &str, root: &Path, tx: &mpsc::Sender<Found>, pace: &mut Pace) -> Option<()> {
     for partition in dirs(root) {
         let Some(number) = name(&partition).parse::<u32>().ok() else { continue };
         let suffixes = dirs(&partition);
@@ -56,7 +74,10 @@ fn walk_device(device: &str, root: &Path, tx: &mpsc::Sender<Found>) -> Option<()
                         // Only directories of nothing but a lock are left over by removals.
                         let _ = std::fs::remove_dir(&hash);
                     }
-                    Ok(_) => tx.blocking_send(Found { device: device.into(), partition: number, path }).ok()?,
+                    Ok(_) => {
+                        pace.wait();
+                        tx.blocking_send(Found { device: device.into(), partition: number, path }).ok()?;
+                    }
                     Err(e) => tracing::warn!(error = %e, "skipped"),
                 }
             }

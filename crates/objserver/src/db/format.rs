@@ -152,11 +152,39 @@ pub(crate) struct Writer {
     /// `account` or `container`.
     root: &'static str,
     name: String,
+    dates: Dates,
 }
 
 impl Writer {
     pub fn new(format: Format, root: &'static str, name: &str, capacity: usize) -> Self {
-        Self { format, out: Vec::with_capacity(capacity), lines: 0, root, name: name.into() }
+        Self { format, out: Vec::with_capacity(capacity), lines: 0, root, name: name.into(), dates: Dates::default() }
+    }
+
+    /// An object, the line of which there are most by far.
+    pub fn object(&mut self, name: &str, size: i64, etag: &str, content_type: &str, at: Timestamp) {
+        if self.format == Format::Json {
+            self.out.extend_from_slice(if self.lines == 0 { b"[{\"bytes\": " } else { b", {\"bytes\": " });
+            self.lines += 1;
+            int(&mut self.out, size);
+            self.out.extend_from_slice(b", \"hash\": ");
+            json_str(&mut self.out, etag);
+            self.out.extend_from_slice(b", \"name\": ");
+            json_str(&mut self.out, name);
+            self.out.extend_from_slice(b", \"content_type\": ");
+            json_str(&mut self.out, content_type);
+            self.out.extend_from_slice(b", \"last_modified\": \"");
+            self.dates.iso(&mut self.out, at);
+            self.out.extend_from_slice(b"\"}");
+            return;
+        }
+        let fields = [
+            ("name", Field::Text(name)),
+            ("hash", Field::Text(etag)),
+            ("bytes", Field::Int(size)),
+            ("content_type", Field::Text(content_type)),
+            ("last_modified", Field::Time(at)),
+        ];
+        self.line("object", name, &fields, &["name", "hash", "bytes", "content_type", "last_modified"]);
     }
 
     fn is_xml(&self) -> bool {
@@ -207,11 +235,11 @@ impl Writer {
                     self.out.extend_from_slice(b"\": ");
                     match value {
                         Field::Text(t) => json_str(&mut self.out, t),
-                        Field::Int(n) => self.out.extend_from_slice(n.to_string().as_bytes()),
+                        Field::Int(n) => int(&mut self.out, *n),
                         Field::Null => self.out.extend_from_slice(b"null"),
                         Field::Time(t) => {
                             self.out.push(b'"');
-                            iso(&mut self.out, *t);
+                            self.dates.iso(&mut self.out, *t);
                             self.out.push(b'"');
                         }
                     }
@@ -239,8 +267,8 @@ impl Writer {
             bracket(&mut self.out, b"<", key, b">");
             match value {
                 Field::Text(t) => xml_text(&mut self.out, t),
-                Field::Int(n) => self.out.extend_from_slice(n.to_string().as_bytes()),
-                Field::Time(t) => iso(&mut self.out, *t),
+                Field::Int(n) => int(&mut self.out, *n),
+                Field::Time(t) => self.dates.iso(&mut self.out, *t),
                 Field::Null => {}
             }
             bracket(&mut self.out, b"</", key, b">");
@@ -326,23 +354,45 @@ pub(crate) fn python_json(out: &mut Vec<u8>, value: &serde_json::Value) {
     }
 }
 
-/// `2009-02-13T23:31:30.123450` without allocating.
-fn iso(out: &mut Vec<u8>, t: Timestamp) {
-    let micros = i64::try_from(t.raw * 10).unwrap_or(i64::MAX);
-    let (y, mo, d, h, mi, s, us) = caelum_base::Timestamp(micros).civil();
-    let mut digits = |n: u32, width: u32, after: &[u8]| {
-        for i in (0..width).rev() {
-            out.push(b'0' + u8::try_from(n / 10u32.pow(i) % 10).unwrap_or(0));
+/// A decimal number.
+fn int(out: &mut Vec<u8>, n: i64) {
+    let (mut digits, mut at, mut rest) = ([0u8; 20], 20, n.unsigned_abs());
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
+        if rest == 0 {
+            break;
         }
-        out.extend_from_slice(after);
-    };
-    digits(u32::try_from(y).unwrap_or(0), 4, b"-");
-    digits(mo, 2, b"-");
-    digits(d, 2, b"T");
-    digits(h, 2, b":");
-    digits(mi, 2, b":");
-    digits(s, 2, b".");
-    digits(us, 6, b"");
+    }
+    if n < 0 {
+        out.push(b'-');
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// `2009-02-13T23:31:30.123450`: the date is computed once for all times of a day in a row.
+#[derive(Default)]
+struct Dates {
+    day: Option<u64>,
+    text: String,
+}
+
+impl Dates {
+    fn iso(&mut self, out: &mut Vec<u8>, t: Timestamp) {
+        let (secs, part) = (t.raw / 100_000, t.raw % 100_000);
+        let day = secs / 86_400;
+        if self.day != Some(day) {
+            self.day = Some(day);
+            self.text = t.iso().get(..11).unwrap_or_default().to_string();
+        }
+        let digit = |n: u64| b'0' + u8::try_from(n % 10).unwrap_or(0);
+        let s = secs % 86_400;
+        let (h, m, s) = (s / 3_600, s / 60 % 60, s % 60);
+        out.extend_from_slice(self.text.as_bytes());
+        out.extend_from_slice(&[digit(h / 10), digit(h), b':', digit(m / 10), digit(m), b':', digit(s / 10), digit(s), b'.']);
+        out.extend_from_slice(&[digit(part / 10_000), digit(part / 1_000), digit(part / 100), digit(part / 10), digit(part), b'0']);
+    }
 }
 
 #[cfg(test)]
@@ -373,10 +423,18 @@ mod tests {
 
     #[test]
     fn times() {
-        let mut out = Vec::new();
-        let t = Timestamp::parse("1234567890.12345").unwrap();
-        iso(&mut out, t);
-        assert_eq!(String::from_utf8(out).unwrap(), t.iso());
+        let mut dates = Dates::default();
+        for text in ["1234567890.12345", "1234567891.00000", "0000000000.00001", "9999999999.99999", "1234567890.12345"] {
+            let mut out = Vec::new();
+            let t = Timestamp::parse(text).unwrap();
+            dates.iso(&mut out, t);
+            assert_eq!(String::from_utf8(out).unwrap(), t.iso());
+        }
+        for n in [0, 7, -1, 10, i64::MAX, i64::MIN] {
+            let mut out = Vec::new();
+            int(&mut out, n);
+            assert_eq!(String::from_utf8(out).unwrap(), n.to_string());
+        }
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub async fn shard_containers(config: &DbDaemonConfig, sharder: &SharderConfig) 
     let ring = config.rings.container();
     let local = config.local_devices(&ring);
     let names = local.iter().map(|d| d.device.clone()).collect();
-    let mut found = walk(&config.devices, names, CONTAINER_DIR, config.mount_check);
+    let mut found = walk(config, names, CONTAINER_DIR);
     let pass = Pass { config, sharder, ring, local: &local, stats: Mutex::default() };
     while let Some(found) = found.recv().await {
         let Some(device) = local.iter().find(|d| d.device == found.device) else { continue };
