@@ -10,9 +10,19 @@ pub struct Origin {
     headers: HeaderMap,
 }
 
-/// Headers that follow a request into subrequests.
+/// Headers that follow a request into subrequests. Tokens do, as some layers stand before the authentication.
 pub fn is_environ_header(name: &str) -> bool {
-    matches!(name, "user-agent" | "host" | "origin" | "referer" | "access-control-request-method")
+    matches!(
+        name,
+        "user-agent"
+            | "host"
+            | "origin"
+            | "referer"
+            | "access-control-request-method"
+            | "x-auth-token"
+            | "x-storage-token"
+            | "x-service-token"
+    )
 }
 
 impl Origin {

@@ -225,13 +225,16 @@ async fn deletes_objects_then_containers() {
     }
     store.take_log();
     let list = "c\n/c/1\nc/a%20b\n\n/d/none\nc/%C3%A9\nc/%ff\n";
-    let headers = [("accept", "application/json"), ("content-type", "text/plain")];
+    let headers = [("accept", "application/json"), ("content-type", "text/plain"), ("x-auth-token", "token")];
     let (status, _, body) = send(&p, "POST", &format!("{A}?bulk-delete"), &headers, list).await;
     let answer: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((status, &answer["Response Status"]), (200, &json!("400 Bad Request")));
     assert_eq!((&answer["Number Deleted"], &answer["Number Not Found"]), (&json!(4), &json!(1)));
     assert_eq!(answer["Errors"], json!([["c/%FF", "412 Precondition Failed"]]));
     assert_eq!(store.take_log().last().unwrap(), "DELETE /v1/AUTH_a/c");
+    // The authentication comes after this layer.
+    let (sent, _) = store.last("DELETE /v1/AUTH_a/c/1").unwrap();
+    assert_eq!(values(&sent, ["x-auth-token", "content-type"]), ["token", "-"]);
 }
 
 #[tokio::test]
