@@ -75,6 +75,20 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run one process of an object storage cluster that is made of Swift's own files.
+    Object {
+        /// Directory of swift.conf and the ring files.
+        #[arg(long, default_value = "/etc/swift")]
+        swift_dir: PathBuf,
+        /// The role's configuration file [default: the one of its name in the directory]
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// Daemons: one pass, then end.
+        #[arg(long)]
+        once: bool,
+        /// proxy, account-server, container-server, object-server, or a daemon such as object-replicator
+        role: String,
+    },
     /// List every API operation served.
     #[command(hide = true)]
     Operations,

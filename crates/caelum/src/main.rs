@@ -9,11 +9,12 @@ mod up;
 use caelum_base::Result;
 use clap::Parser;
 use cli::{Cli, Command, ConfigCommand};
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if !matches!(cli.command, Command::Serve { .. } | Command::Up { detach: false, .. }) {
+    if !matches!(cli.command, Command::Serve { .. } | Command::Up { detach: false, .. } | Command::Object { .. }) {
         quiet_pipes();
     }
     match run(&cli) {
@@ -47,6 +48,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Config { command } => config(command),
         Command::Demo { data, image, keep } => demo::run(data.as_deref(), image.as_deref(), *keep),
         Command::Ring { args } => Ok(caelum_ring::cli::main(args)),
+        Command::Object { swift_dir, config, once, role } => object(swift_dir, config.as_deref(), *once, role),
         Command::Operations => operations(),
     }
 }
@@ -62,6 +64,21 @@ fn config(command: &ConfigCommand) -> Result<ExitCode> {
         ConfigCommand::Docs => print!("{}", up::schema()?.docs_markdown()),
         ConfigCommand::Sample => print!("{}", up::schema()?.sample_toml()),
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One process of a cluster made of Swift's files, until a signal.
+fn object(swift_dir: &Path, config: Option<&Path>, once: bool, role: &str) -> Result<ExitCode> {
+    let node =
+        caelum_node::SwiftNode { swift_dir: swift_dir.to_path_buf(), config: config.map(Path::to_path_buf), role: role.to_string(), once };
+    up::runtime()?.block_on(async move {
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        tokio::spawn(async move {
+            up::signalled().await;
+            stop.send_replace(true);
+        });
+        caelum_node::run_swift(node, stopped).await
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -113,6 +113,15 @@ async fn wait_for_end(node: &Node) -> Result<()> {
     Ok(())
 }
 
+/// Resolves at SIGTERM or SIGINT; at once when the program cannot hear them.
+pub async fn signalled() {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else { return };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
 /// The running program's summary, if one runs on this data directory.
 fn running(data: &DataDir) -> Result<Option<Summary>> {
     let socket = data.join("run/admin.sock");

@@ -13,6 +13,7 @@ mod options;
 mod paths;
 
 pub use cloud::operations;
+pub use object::{ROLES as SWIFT_ROLES, SwiftNode, run_swift};
 pub use options::OPTIONS;
 pub use paths::DataDir;
 

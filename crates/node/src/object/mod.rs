@@ -3,5 +3,7 @@
 mod daemons;
 mod embedded;
 mod keys;
+mod swift;
 
 pub use embedded::ObjectStore;
+pub use swift::{ROLES, SwiftNode, run as run_swift};

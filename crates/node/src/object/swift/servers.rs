@@ -1,0 +1,69 @@
+use super::{Common, Section, devices};
+use caelum_base::{Error, Result};
+use caelum_diskfile::{Manager, Reserve};
+use caelum_objserver::object::{ObjectServer, ObjectServerConfig};
+use caelum_objserver::{AccountServer, AccountServerConfig, ContainerServer};
+use caelum_rest::HttpService;
+use std::sync::Arc;
+
+/// `10737418240` or `1%`.
+fn reserve(s: &Section) -> Result<Reserve> {
+    let text = s.str("fallocate_reserve", "1%");
+    let bad = || Error::invalid(format!("fallocate_reserve = {text}: bytes, or a percentage"));
+    match text.strip_suffix('%') {
+        Some(p) => p.trim().parse().ok().filter(|p| (0.0..100.0).contains(p)).map(Reserve::Percent).ok_or_else(bad),
+        None => text.parse().map(Reserve::Bytes).map_err(|_| bad()),
+    }
+}
+
+/// What account and container servers and their daemons have in common.
+pub fn db_config(c: &Common, s: &Section) -> Result<AccountServerConfig> {
+    let mut config = AccountServerConfig::new(devices(s), (*c.swift).clone(), c.nodes.clone(), c.env.clone());
+    config.mount_check = s.yes("mount_check", true);
+    config.reserve = match reserve(s)? {
+        Reserve::Bytes(n) => caelum_objserver::db::Reserve::Bytes(n),
+        Reserve::Percent(p) => caelum_objserver::db::Reserve::Percent(p),
+    };
+    config.node_timeout = s.seconds("node_timeout", config.node_timeout)?;
+    if let Some(hosts) = s.list("allowed_sync_hosts") {
+        config.allowed_sync_hosts = hosts;
+    }
+    // A cluster without realms has no such file.
+    config.sync_realms = std::fs::read_to_string(c.swift_dir.join("container-sync-realms.conf")).unwrap_or_default();
+    Ok(config)
+}
+
+pub fn account(c: &Common) -> Result<Arc<dyn HttpService>> {
+    Ok(AccountServer::new(db_config(c, &c.conf.section("app:account-server"))?).service())
+}
+
+pub fn container(c: &Common) -> Result<Arc<dyn HttpService>> {
+    Ok(ContainerServer::new(db_config(c, &c.conf.section("app:container-server"))?).service())
+}
+
+/// The object server and its devices.
+pub fn object(c: &Common) -> Result<(Arc<dyn HttpService>, Arc<Manager>)> {
+    let s = c.conf.section("app:object-server");
+    let mut config = ObjectServerConfig::new(devices(&s), c.swift.clone(), c.nodes.clone(), c.env.clone());
+    config.disk.mount_check = s.yes("mount_check", true);
+    config.disk.reserve = reserve(&s)?;
+    config.disk.reclaim_age = s.seconds("reclaim_age", config.disk.reclaim_age)?;
+    config.disk.commit_window = s.seconds("commit_window", config.disk.commit_window)?;
+    config.disk.keep_cache_size = s.number("keep_cache_size", config.disk.keep_cache_size)?;
+    config.disk.replication_concurrency_per_device =
+        s.number("replication_concurrency_per_device", config.disk.replication_concurrency_per_device)?;
+    config.node_timeout = s.seconds("node_timeout", config.node_timeout)?;
+    config.client_timeout = s.seconds("client_timeout", config.client_timeout)?;
+    config.container_update_timeout = s.seconds("container_update_timeout", config.container_update_timeout)?;
+    config.max_upload_time = s.seconds("max_upload_time", config.max_upload_time)?;
+    config.replication_concurrency = s.number("replication_concurrency", config.replication_concurrency)?;
+    if let Some(names) = s.list("allowed_headers") {
+        config.allowed_headers = names.iter().map(|n| n.to_lowercase()).collect();
+    }
+    config.swift_dir.clone_from(&c.swift_dir);
+    config.recon_cache = s.str("recon_cache_path", "/var/cache/swift").into();
+    config.disable_path = c.conf.filter("healthcheck").and_then(|f| f.get("disable_path").filter(|p| !p.is_empty()).map(Into::into));
+    let server = ObjectServer::new(config);
+    let disks = server.disks();
+    Ok((server, disks))
+}
