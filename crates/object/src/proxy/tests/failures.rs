@@ -258,3 +258,38 @@ async fn proxies_share_what_they_know() {
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     assert!(!one.proxy.container_info(&anyone(), "a", "c").await.exists());
 }
+
+#[tokio::test]
+async fn writes_stay_near_when_told_so() {
+    let policy = PolicyOptions { write_affinity: Affinity::write("r1z4, r1z5").unwrap(), ..PolicyOptions::default() };
+    let c = Cluster::with(ProxyOptions { policy_defaults: policy, ..options() });
+    c.call("PUT", "/v1/a/c", &[], "").await;
+    for i in 0..8 {
+        let (path, entity) = (format!("/v1/a/c/o{i}"), format!("/a/c/o{i}"));
+        assert_eq!(c.call("PUT", &path, &[], "x").await.status, 201);
+        assert!(c.servers[3].get(&entity).is_some() && c.servers[4].get(&entity).is_some(), "{i}");
+        assert_eq!(c.servers.iter().filter(|s| s.get(&entity).is_some()).count(), 3);
+        assert_eq!(c.call("GET", &path, &[], "").await.text(), "x");
+        assert_eq!(c.call("DELETE", &path, &[], "").await.status, 204, "{i}");
+        assert_eq!(c.call("GET", &path, &[], "").await.status, 404);
+    }
+}
+
+#[tokio::test]
+async fn reads_ask_the_nearest_first() {
+    let policy = PolicyOptions {
+        sorting_method: Sorting::Affinity,
+        read_affinity: Affinity::read("r1z1=1, r1z2=2, r1=3").unwrap(),
+        ..PolicyOptions::default()
+    };
+    let c = Cluster::with(ProxyOptions { policy_defaults: policy, ..options() });
+    c.call("PUT", "/v1/a/c", &[], "").await;
+    c.call("PUT", "/v1/a/c/o", &[], "x").await;
+    let (primaries, _) = c.places("o");
+    let nearest = (0..5).find(|i| primaries.iter().any(|p| Arc::ptr_eq(&p.0, &c.servers[*i].0))).unwrap();
+    for _ in 0..10 {
+        c.call("GET", "/v1/a/c/o", &[], "").await;
+    }
+    let seen = |i: usize| c.servers[i].seen(&Method::GET).len();
+    assert_eq!((seen(nearest), (0..5).map(seen).sum::<usize>()), (10, 10));
+}

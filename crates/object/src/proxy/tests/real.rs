@@ -11,6 +11,7 @@ pub(super) struct Real {
     pub proxy: Arc<Proxy>,
     pub dir: tempfile::TempDir,
     pub n: u16,
+    nodes: Nodes,
     objects: Vec<Arc<dyn HttpService>>,
     _handles: Vec<caelum_rest::ServerHandle>,
 }
@@ -94,8 +95,9 @@ impl Real {
         let ports = sockets.unwrap_or(&local);
         let objects = vec![(0, ring_at(3, ports)), (1, ring_at(5, ports))];
         let rings = Rings::fixed(ring_of(3, n32, 6_100), ring_of(3, n32, 6_120), objects);
+        let of_proxy = nodes.clone();
         let proxy = Proxy::new(ProxyDeps { rings, nodes, swift, env, options, cache: None });
-        Self { proxy, dir, n, objects: servers, _handles: Vec::new() }
+        Self { proxy, dir, n, nodes: of_proxy, objects: servers, _handles: Vec::new() }
     }
 
     pub(super) async fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
@@ -311,4 +313,42 @@ async fn fragments_over_sockets() {
     tx.send(Err(caelum_rest::BoxError::from("gone"))).await.unwrap();
     assert_eq!(c.send("PUT", "/v1/a/e/broken", &[("content-length", "1000000")], body).await.status, 499);
     assert_eq!(c.call("GET", "/v1/a/e/broken", &[], "").await.status, 404);
+}
+
+/// A server whose answers break off.
+struct Cut(Arc<dyn HttpService>, usize);
+
+impl HttpService for Cut {
+    fn call(&self, req: Request<Body>) -> BoxFuture<'static, Resp> {
+        let (answer, n) = (self.0.call(req), self.1);
+        Box::pin(async move { answer.await.map(|b| http_body_util::Limited::new(b, n).boxed_unsync()) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fragments_survive_failures() {
+    let c = Real::new();
+    let data = pattern(700_000);
+    c.call("PUT", "/v1/a/e", &[("x-storage-policy", "ec")], "").await;
+    let port = |i: usize| 6_140 + u16::try_from(i).unwrap();
+    let dead = Fake::default();
+    dead.fault(Fault::Status(507));
+    c.nodes.set_local("127.0.0.1", port(0), Arc::new(dead));
+    assert_eq!(c.call("PUT", "/v1/a/e/o0", &[], data.clone()).await.status, 201);
+    // The fragment that was the dead node's is on a handoff.
+    assert_eq!(c.data_files("objects-1").len(), 5);
+    c.nodes.set_local("127.0.0.1", port(0), c.objects[0].clone());
+    assert!(c.call("GET", "/v1/a/e/o0", &[], "").await.body == data);
+    for i in 1..3 {
+        c.nodes.set_local("127.0.0.1", port(i), Arc::new(Cut(c.objects[i].clone(), 100_000)));
+    }
+    for _ in 0..5 {
+        let get = c.call("GET", "/v1/a/e/o0", &[], "").await;
+        assert_eq!((get.status, get.broken, get.body == data), (200, false, true));
+    }
+    for i in 3..5 {
+        c.nodes.set_local("127.0.0.1", port(i), Arc::new(Cut(c.objects[i].clone(), 100_000)));
+    }
+    let get = c.call("GET", "/v1/a/e/o0", &[], "").await;
+    assert!(get.broken || get.body == data, "what cannot be read must not look whole");
 }
