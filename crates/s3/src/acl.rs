@@ -157,12 +157,6 @@ impl AccessList {
     pub fn grants(&self, caller: Option<&Caller>, permission: &str) -> bool {
         self.grants.iter().any(|(who, what)| (what == permission || what == "FULL_CONTROL") && is_grantee(who, caller))
     }
-
-    /// The container's lists that say the same, for requests by Swift's API: read and write.
-    pub fn container_acls(&self) -> (Option<&'static str>, Option<&'static str>) {
-        let all = |what: &str| self.grants.iter().any(|(who, p)| who == "AllUsers" && p == what);
-        (all("READ").then_some(".r:*,.rlistings"), None)
-    }
 }
 
 fn utf16_escape(c: char) -> String {

@@ -17,7 +17,8 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 use tokio::sync::Mutex;
 
 /// How S3 is offered.
@@ -45,6 +46,8 @@ pub struct S3Options {
     pub is_encrypted: bool,
     /// Where events may be sent; `None`: nowhere.
     pub webhooks: Option<FetchPolicy>,
+    /// How often buckets with lifecycle rules are looked at; `None`: never by itself.
+    pub lifecycle_every: Option<Duration>,
     /// Names of the storage policies by index, so that the parts of uploads are kept as their bucket is.
     pub policies: BTreeMap<u32, String>,
 }
@@ -63,6 +66,7 @@ impl Default for S3Options {
             max_parts: 10_000,
             is_encrypted: false,
             webhooks: None,
+            lifecycle_every: Some(Duration::from_secs(3600)),
             policies: BTreeMap::new(),
         }
     }
@@ -112,7 +116,22 @@ impl S3Layer {
     pub fn build(next: Arc<dyn HttpService>, deps: S3Deps) -> Arc<Self> {
         let notifier = Notifier::new(deps.options.webhooks.clone());
         let stripes = (0..STRIPES).map(|_| Mutex::new(())).collect();
-        Arc::new(Self(Arc::new(Inner { next, deps, notifier, stripes })))
+        let every = deps.options.lifecycle_every;
+        let inner = Arc::new(Inner { next, deps, notifier, stripes });
+        if let (Some(every), Ok(runtime)) = (every, tokio::runtime::Handle::try_current()) {
+            runtime.spawn(follow_lifecycles(Arc::downgrade(&inner), every));
+        }
+        Arc::new(Self(inner))
+    }
+}
+
+/// Ends with the layer.
+async fn follow_lifecycles(layer: Weak<Inner>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(inner) = layer.upgrade() else { return };
+        let pass = S3Layer(inner).lifecycle_run_once().await;
+        tracing::info!(?pass, "lifecycle rules followed");
     }
 }
 

@@ -87,10 +87,8 @@ pub async fn create(cx: &mut Cx) -> S3Result<Resp> {
         return Err(err(if own { "BucketAlreadyOwnedByYou" } else { "BucketAlreadyExists" }).with("BucketName", bucket));
     }
     let list = list.map_or_else(|| AccessList::canned("private", &user, &user), Ok)?;
+    // The container's own lists stay empty: they would open every object, where S3's list opens the listing alone.
     let mut call = cx.call(Method::PUT, &bucket, "").header(&Setting::Acl.header(), &list.to_stored()?);
-    if let (Some(read), _) = list.container_acls() {
-        call = call.header("x-container-read", read);
-    }
     if locked {
         call = call.header("x-versions-enabled", "true").header(&Setting::ObjectLock.header(), super::lock::ENABLED);
     }
@@ -191,10 +189,9 @@ pub async fn put_acl(cx: &mut Cx) -> S3Result<Resp> {
         None if body.is_empty() => return Err(err("MissingSecurityHeader").with("MissingHeaderName", "x-amz-acl")),
         None => AccessList::from_xml(&body, &owner)?,
     };
-    let read = list.container_acls().0.unwrap_or_default();
-    // A container list that was set through Swift's API is not ours to take away.
-    let ours = state.info.read_acl.as_deref().is_none_or(|a| a.is_empty() || a == ".r:*,.rlistings" || a == ".");
-    let more: &[(&str, &str)] = if ours { &[("x-container-read", read)] } else { &[] };
+    // What Swift's s3api has set for a public bucket ends with a list that is not public any more.
+    let was_public = state.info.read_acl.as_deref() == Some(".r:*,.rlistings");
+    let more: &[(&str, &str)] = if was_public && !list.grants(None, "READ") { &[("x-container-read", "")] } else { &[] };
     cx.store_settings(cx.bucket(), &[(Setting::Acl, list.to_stored()?)], more).await?;
     Ok(nothing(200))
 }

@@ -54,6 +54,8 @@ async fn a_user_without_the_owners_role_needs_a_grant() {
 async fn public_buckets() {
     let c = Cloud::new();
     c.ok("PUT", "/bucket", &[("x-amz-acl", "public-read")], "").await;
+    let (sent, _) = c.store.last("PUT /v1/AUTH_p1/bucket").unwrap();
+    assert!(!sent.contains_key("x-container-read"), "a container's list would open every object");
     c.ok("PUT", "/bucket/open", &[("x-amz-acl", "public-read")], "x").await;
     c.ok("PUT", "/bucket/shut", &[], "y").await;
     assert_eq!(c.send("", "GET", "/s3/p1:bucket/open", &[], "").await.text, "x");
