@@ -91,8 +91,8 @@ impl Syncer {
         let mut q = lock(queue);
         q.jobs.push(Job { dirs, done });
         if q.running {
-            // With others on their way, the last of them wakes the thread.
-            if q.coming <= 1 {
+            // The first wakes the thread, which then waits for others a bounded time; the last ends that wait.
+            if q.jobs.len() == 1 || q.coming <= 1 {
                 wake.notify_one();
             }
         } else {

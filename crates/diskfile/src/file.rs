@@ -112,7 +112,7 @@ impl Manager {
     /// An object by the hash of its name in hex; the name is read when it is opened.
     pub fn object_at(self: &Arc<Self>, device: &str, partition: &str, policy: u32, hash: &str, look: Look) -> DiskResult<DiskFile> {
         let device_path = self.device_path(device)?;
-        let policy = Arc::new(self.policy(policy)?.clone());
+        let policy = self.shared_policy(policy)?;
         let dir = self.hash_dir(device, &policy, partition, hash);
         Ok(DiskFile {
             manager: self.clone(),

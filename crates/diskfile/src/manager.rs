@@ -93,11 +93,13 @@ pub(crate) struct Device {
 pub struct Manager {
     pub config: Config,
     known: RwLock<HashMap<String, Arc<Device>>>,
+    policies: HashMap<u32, Arc<StoragePolicy>>,
 }
 
 impl Manager {
     pub fn new(config: Config) -> Arc<Self> {
-        Arc::new(Self { config, known: RwLock::default() })
+        let policies = config.swift.policies.iter().map(|p| (p.index, Arc::new(p.clone()))).collect();
+        Arc::new(Self { config, known: RwLock::default(), policies })
     }
 
     pub fn now(&self) -> Timestamp {
@@ -153,6 +155,10 @@ impl Manager {
     /// Errors: `Invalid`.
     pub fn policy(&self, index: u32) -> DiskResult<&StoragePolicy> {
         self.config.swift.policies.get(index).ok_or_else(|| DiskError::Invalid(format!("No policy with index {index}")))
+    }
+
+    pub(crate) fn shared_policy(&self, index: u32) -> DiskResult<Arc<StoragePolicy>> {
+        self.policy(index).map(|p| self.policies.get(&index).cloned().unwrap_or_else(|| Arc::new(p.clone())))
     }
 
     /// Held while replicating into a partition, or while removing one that was handed over.

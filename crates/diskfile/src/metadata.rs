@@ -90,7 +90,34 @@ impl Metadata {
         out
     }
 
+    /// What [`put_plain`] wrote, without the general reader.
+    fn from_plain(raw: &[u8]) -> Option<Self> {
+        let mut rest = raw.strip_prefix(b"\x80\x02}(")?;
+        let mut texts = Vec::with_capacity(32);
+        while let Some((op, tail)) = rest.split_first() {
+            let (n, tail) = match op {
+                b'U' => tail.split_first().map(|(n, t)| (usize::from(*n), t))?,
+                b'T' => tail.split_first_chunk().map(|(n, t)| (u32::from_le_bytes(*n) as usize, t))?,
+                b'u' if tail == b"." => break,
+                _ => return None,
+            };
+            let (text, tail) = tail.split_at_checked(n)?;
+            texts.push(text);
+            rest = tail;
+        }
+        let mut out = Vec::with_capacity(texts.len() / 2);
+        for pair in texts.chunks(2) {
+            let [k, v] = pair else { return None };
+            let value = if *k == b"name" { String::from_utf8(v.to_vec()).ok()? } else { latin1(v) };
+            out.push((latin1(k), value));
+        }
+        Some(Self(out))
+    }
+
     fn from_pickle(raw: &[u8]) -> Result<Self, String> {
+        if let Some(m) = Self::from_plain(raw) {
+            return Ok(m);
+        }
         // What Python 3 wrote begins with the call that makes bytes of text.
         let py3 = raw.get(..raw.len().min(32)).unwrap_or(&[]).windows(14).any(|w| w == b"_codecs\nencode");
         let Value::Dict(items) = pickle::loads(raw).map_err(|e| e.to_string())? else {
@@ -161,6 +188,11 @@ fn text(v: Value, utf8: bool) -> Result<String, String> {
 
 /// Header bytes as text of one character per byte.
 pub fn latin1(bytes: &[u8]) -> String {
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && text.is_ascii()
+    {
+        return text.to_string();
+    }
     bytes.iter().map(|b| char::from(*b)).collect()
 }
 

@@ -1,10 +1,10 @@
 //! Reading an object's data, its checksum verified while it is read whole.
 
 use crate::{DiskError, DiskFile, DiskResult, Opened};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use caelum_swiftkit::to_hex;
 use md5::{Digest, Md5};
-use std::os::unix::fs::FileExt;
+use rustix::buffer::spare_capacity;
 
 /// Looks at an object's bytes in order as they are read from its beginning; an error means that they are damaged.
 pub trait Inspector: Send {
@@ -79,28 +79,28 @@ impl Reader {
         if want == 0 {
             return Ok(Bytes::new());
         }
-        let mut buf = BytesMut::zeroed(want);
-        let mut filled = 0;
-        while filled < want {
-            let n = match self.opened.file.read_at(&mut buf[filled..], self.at + filled as u64) {
+        let mut buf = Vec::with_capacity(want);
+        while buf.len() < want {
+            let before = buf.len();
+            let at = self.at + before as u64;
+            let n = match rustix::io::pread(&self.opened.file, spare_capacity(&mut buf), at) {
                 Ok(n) => n,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(e) if crate::quarantine::is_corrupt(&e) => return Err(self.damaged(format!("read failed: {e}"))),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(e) if crate::quarantine::is_corrupt(&e.into()) => return Err(self.damaged(format!("read failed: {e}"))),
                 Err(e) => return Err(e.into()),
             };
             if n == 0 {
-                let read = self.at + filled as u64;
-                return Err(self.damaged(format!("Bytes read: {read}, does not match metadata: {}", self.opened.size)));
+                return Err(self.damaged(format!("Bytes read: {at}, does not match metadata: {}", self.opened.size)));
             }
-            filled += n;
         }
+        buf.truncate(want);
         self.at += want as u64;
         if !self.keep_cache && (self.at - self.dropped >= DROP_WINDOW || self.at == self.end) {
             crate::writer::drop_cache(&self.opened.file, self.dropped, self.at - self.dropped);
             self.dropped = self.at;
         }
         self.check(&buf)?;
-        Ok(buf.freeze())
+        Ok(buf.into())
     }
 
     fn check(&mut self, chunk: &[u8]) -> DiskResult<()> {

@@ -89,9 +89,11 @@ impl Writer {
         };
         metadata.set("name", self.object.name.clone().unwrap_or_default());
         let device = self.device.clone();
-        let _coming = device.syncer.coming();
+        // Of large files, the data may take long.
+        let early = (self.size <= SMALL).then(|| device.syncer.coming());
         metadata::write(&self.file, &metadata)?;
         self.data_to_device()?;
+        let _coming = early.unwrap_or_else(|| device.syncer.coming());
         if self.size > self.object.manager.config.keep_cache_size {
             drop_cache(&self.file, 0, self.size);
         }
