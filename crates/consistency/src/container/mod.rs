@@ -7,6 +7,9 @@ mod sharder;
 mod sync;
 mod updater;
 
+#[cfg(test)]
+mod tests;
+
 pub use client::InternalClient;
 pub(crate) use misplaced::{MISPLACED_ACCOUNT, feed_misplaced};
 pub use reconciler::{ReconcilerConfig, ReconcilerStats, reconcile};

@@ -38,19 +38,30 @@ fn ring(count: u32, replicas: u32) -> Ring {
 
 impl Cluster {
     pub fn new(count: u32, replicas: u32) -> Self {
+        Self::with(count, replicas, SwiftConf::default())
+    }
+
+    /// Full replication, and the policies 0 and 1.
+    pub fn with_policies(count: u32) -> Self {
+        let conf = "[storage-policy:0]\nname = gold\ndefault = yes\n[storage-policy:1]\nname = silver\n";
+        Self::with(count, count, SwiftConf::parse(conf).unwrap())
+    }
+
+    fn with(count: u32, replicas: u32, swift: SwiftConf) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (env, nodes) = (Env::system(), Nodes::default());
-        let rings = Rings::fixed(ring(count, replicas), ring(count, replicas), vec![(0, ring(count, replicas))]);
+        let rings =
+            Rings::fixed(ring(count, replicas), ring(count, replicas), vec![(0, ring(count, replicas)), (1, ring(count, replicas))]);
         let configs = (0..count)
             .map(|i| {
                 let root = dir.path().join(format!("n{i}"));
                 std::fs::create_dir_all(root.join(format!("d{i}"))).unwrap();
-                let mut server = DbServerConfig::new(&root, SwiftConf::default(), nodes.clone(), env.clone());
+                let mut server = DbServerConfig::new(&root, swift.clone(), nodes.clone(), env.clone());
                 server.reserve = Reserve::Bytes(0);
                 let container = ContainerServer::new(server.clone()).service();
                 let account = AccountServer::new(server.clone()).service();
                 nodes.set_local(&format!("10.0.0.{i}"), PORT, Arc::new(Both { account, container }));
-                let mut c = DbDaemonConfig::new(&root, SwiftConf::default(), rings.clone(), nodes.clone(), env.clone(), server.pool);
+                let mut c = DbDaemonConfig::new(&root, swift.clone(), rings.clone(), nodes.clone(), env.clone(), server.pool);
                 c.local = vec![(format!("10.0.0.{i}"), PORT)];
                 c
             })
@@ -266,6 +277,33 @@ async fn a_container_of_no_account_is_quarantined() {
     assert_eq!(stats.failures, 1);
     assert!(!b.db().exists());
     assert!(c.device_dir(0).join("quarantined/containers").exists());
+}
+
+#[tokio::test]
+async fn a_deleted_account_is_reaped() {
+    let c = Cluster::new(3, 3);
+    for n in 0..3 {
+        c.account(n, "a").initialize("a", &at(0)).unwrap();
+        c.container(n, "c").initialize("a", "c", &at(1), 0).unwrap();
+    }
+    let report = ContainerRow { name: "c".into(), put_timestamp: at(1), ..ContainerRow::default() };
+    let wait = crate::account::ReaperConfig { delay_reaping: Duration::from_secs(1 << 33), ..Default::default() };
+    for n in 0..3 {
+        c.account(n, "a").put_container(report.clone()).unwrap();
+        let alive = crate::account::reap_accounts(&c.nodes[n], &Default::default()).await;
+        assert_eq!(alive.accounts, 0);
+        c.account(n, "a").delete_db(&at(2)).unwrap();
+        assert_eq!(crate::account::reap_accounts(&c.nodes[n], &wait).await.accounts, 0, "too early");
+    }
+    let mut deleted = 0;
+    for n in 0..3 {
+        deleted += crate::account::reap_accounts(&c.nodes[n], &Default::default()).await.containers_deleted;
+    }
+    assert_eq!(deleted, 1, "one of the primaries does it");
+    for n in 0..3 {
+        assert!(c.container(n, "c").is_deleted().unwrap());
+        assert!(c.account(n, "a").is_empty().unwrap());
+    }
 }
 
 #[tokio::test]
