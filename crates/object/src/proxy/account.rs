@@ -51,8 +51,9 @@ impl Core {
             headers: rq.forwarded_headers(),
             policy: None,
         };
+        let moment = self.infos.moment();
         let mut resp = Getter::new(&self, &ring, wanted).respond().await;
-        self.learn_account(&rq.account, resp.status().as_u16(), resp.headers()).await;
+        self.learn_account(&rq.account, moment, resp.status().as_u16(), resp.headers()).await;
         if resp.status().as_u16() == 404 {
             resp = match self.absent_account(resp.headers()) {
                 200 => self.empty_account(&rq),

@@ -80,11 +80,12 @@ impl Core {
                 return error(if account.status == 503 { 503 } else { 404 });
             }
         }
+        let moment = self.infos.moment();
         let mut resp = if *rq.method() == Method::GET { self.container_listing(&rq).await } else { self.container_head(&rq).await };
         if !is_true(resp.headers(), "x-backend-cached-results") {
             let recheck = self.options.recheck_container_existence.as_secs().to_string();
             let status = resp.status().as_u16();
-            self.learn_container(&rq.environ, &rq.account, rq.container(), status, resp.headers()).await;
+            self.learn_container(&rq.environ, &rq.account, rq.container(), moment, status, resp.headers()).await;
             set(resp.headers_mut(), "x-backend-recheck-container-existence", recheck);
         }
         let acl = text(resp.headers(), "x-container-read").map(str::to_string);

@@ -54,14 +54,14 @@ impl Core {
     }
 
     /// Remembers what a server said of an account.
-    pub(crate) async fn learn_account(&self, account: &str, status: u16, headers: &HeaderMap) -> Arc<AccountInfo> {
+    pub(crate) async fn learn_account(&self, account: &str, moment: u64, status: u16, headers: &HeaderMap) -> Arc<AccountInfo> {
         let info = match status {
             404 if self.absent_account(headers) == 200 => AccountInfo::absent(200),
             404 => AccountInfo::absent(self.absent_account(headers)),
             s => self.account_facts(s, headers),
         };
         let info = Arc::new(info);
-        if let Some(ttl) = Self::ttl(info.status, self.options.recheck_account_existence) {
+        if let Some(ttl) = Self::ttl(info.status, self.options.recheck_account_existence).filter(|_| moment == self.infos.moment()) {
             self.infos.accounts.set(account, info.clone(), self.infos.local_ttl(ttl));
             self.infos.share_account(account, &info, ttl).await;
         }
@@ -77,9 +77,10 @@ impl Core {
             self.infos.accounts.set(account, known.clone(), self.infos.local_ttl(Duration::MAX));
             return known;
         }
+        let moment = self.infos.moment();
         let resp = self.head(environ, account, None).await;
         let status = resp.status().as_u16();
-        let info = self.learn_account(account, status, resp.headers()).await;
+        let info = self.learn_account(account, moment, status, resp.headers()).await;
         if Self::ttl(info.status, Duration::ZERO).is_some() { info } else { Arc::new(AccountInfo::absent(503)) }
     }
 
@@ -89,6 +90,7 @@ impl Core {
         environ: &Environ,
         account: &str,
         container: &str,
+        moment: u64,
         status: u16,
         headers: &HeaderMap,
     ) -> Arc<ContainerInfo> {
@@ -96,7 +98,10 @@ impl Core {
             return Arc::new(ContainerInfo::absent(503));
         };
         let info = ContainerInfo::from_headers(status, headers);
-        self.infos.share_container(account, container, &info, ttl).await;
+        let ttl = if moment == self.infos.moment() { ttl } else { Duration::ZERO };
+        if !ttl.is_zero() {
+            self.infos.share_container(account, container, &info, ttl).await;
+        }
         self.keep_container(environ, account, container, info, ttl).await
     }
 
@@ -143,8 +148,9 @@ impl Core {
                 return Arc::new(ContainerInfo::absent(if of.status == 503 { 503 } else { 0 }));
             }
         }
+        let moment = self.infos.moment();
         let resp = self.head(environ, account, Some(container)).await;
-        self.learn_container(environ, account, container, resp.status().as_u16(), resp.headers()).await
+        self.learn_container(environ, account, container, moment, resp.status().as_u16(), resp.headers()).await
     }
 }
 

@@ -6,6 +6,7 @@ use super::info_json::{account_from_json, account_to_json, container_from_json, 
 use super::shards::Namespace;
 use caelum_base::Env;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub(crate) struct InfoCache {
     /// Where rows of a sharded container's objects go.
     pub updating: Table<Vec<Namespace>>,
     pub shared: Option<Arc<dyn Cache>>,
+    /// Counts what was forgotten.
+    forgotten: AtomicU64,
 }
 
 /// Where a container's facts are kept. Account names hold no slash.
@@ -77,15 +80,28 @@ fn shared_key(account: &str, container: Option<&str>) -> String {
 
 impl InfoCache {
     pub(crate) fn new(env: Env, shared: Option<Arc<dyn Cache>>) -> Self {
-        Self { accounts: Table::new(env.clone()), containers: Table::new(env.clone()), updating: Table::new(env), shared }
+        Self {
+            accounts: Table::new(env.clone()),
+            containers: Table::new(env.clone()),
+            updating: Table::new(env),
+            shared,
+            forgotten: AtomicU64::new(0),
+        }
     }
 
     /// Drops what this process knows.
     fn forget_here(&self, account: &str, container: Option<&str>) {
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
         match container {
             Some(c) => self.containers.remove(&container_key(account, c)),
             None => self.accounts.remove(account),
         }
+    }
+
+    /// To be taken before servers are asked: an answer on its way while something is written may be older
+    /// than the write, and is not kept.
+    pub(crate) fn moment(&self) -> u64 {
+        self.forgotten.load(Ordering::Relaxed)
     }
 
     /// Drops what proxies know.
@@ -129,5 +145,31 @@ impl InfoCache {
         if let Some(shared) = &self.shared {
             shared.set(&shared_key(account, None), account_to_json(info).to_string().into(), ttl).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caelum_base::{ManualClock, SeededRng, Timestamp};
+
+    #[tokio::test]
+    async fn entries_end_and_are_bounded() {
+        let clock = Arc::new(ManualClock::at(Timestamp::from_secs(1_000)));
+        let env = Env { clock: clock.clone(), rng: Arc::new(SeededRng::new(1)) };
+        let table: Table<u32> = Table::new(env.clone());
+        table.set("a", Arc::new(1), Duration::from_secs(10));
+        table.set("never", Arc::new(1), Duration::ZERO);
+        assert_eq!((table.get("a").as_deref(), table.get("never")), (Some(&1), None));
+        clock.advance(Duration::from_secs(10));
+        assert_eq!(table.get("a"), None);
+        for i in 0..MAX_ENTRIES + 5 {
+            table.set(&i.to_string(), Arc::new(1), Duration::from_secs(10));
+        }
+        assert!(table.held.read().unwrap().len() <= MAX_ENTRIES);
+        let infos = InfoCache::new(env, None);
+        let before = infos.moment();
+        infos.forget("a", None).await;
+        assert_ne!(before, infos.moment());
     }
 }
