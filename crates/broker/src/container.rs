@@ -277,9 +277,14 @@ impl ContainerBroker {
             conditions.push_str(" AND storage_policy_index = ?");
             args.push(policy.into());
         }
+        let known = policy.filter(|_| rows == Rows::Live);
         let source = Source {
             table: "object",
-            columns: "name, created_at, size, content_type, etag, deleted, storage_policy_index",
+            // What the conditions fix need not be read.
+            columns: match known {
+                Some(_) => "name, created_at, size, content_type, etag",
+                None => "name, created_at, size, content_type, etag, deleted, storage_policy_index",
+            },
             conditions: &conditions,
             params: &args,
         };
@@ -295,8 +300,11 @@ impl ContainerBroker {
                         size: value_int(row.get_ref(2)?),
                         content_type: &content_type,
                         etag: &etag,
-                        deleted: value_int(row.get_ref(5)?) != 0,
-                        policy: value_int(row.get_ref(6)?),
+                        deleted: if known.is_some() { false } else { value_int(row.get_ref(5)?) != 0 },
+                        policy: match known {
+                            Some(policy) => policy,
+                            None => value_int(row.get_ref(6)?),
+                        },
                     }))
                 }
             })
