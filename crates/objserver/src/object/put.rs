@@ -35,12 +35,16 @@ impl Source {
     }
 
     /// Pieces until there are `limit` bytes; the flag tells that there is no more.
-    async fn batch(&mut self, limit: usize) -> Result<(Vec<Bytes>, bool), Resp> {
+    async fn batch(&mut self, limit: usize, total: &mut u64) -> Result<(Vec<Bytes>, bool), Resp> {
         let (mut out, mut size) = (Vec::new(), 0);
         while size < limit {
             match self.next().await? {
                 Some(b) => {
                     size += b.len();
+                    *total += b.len() as u64;
+                    if *total > MAX_FILE_SIZE {
+                        return Err(respond::text(413, "Your request is too large."));
+                    }
                     out.push(b);
                 }
                 None => return Ok((out, true)),
@@ -248,7 +252,8 @@ fn write(writer: &mut Writer, chunks: &[Bytes]) -> DiskResult<()> {
 
 /// Receives and writes the object's bytes.
 async fn receive(place: &Place, source: &mut Source, checked: Option<(DiskFile, Before)>) -> Result<Writing, Resp> {
-    let (first, mut ended) = source.batch(SMALL).await?;
+    let mut total = 0;
+    let (first, mut ended) = source.batch(SMALL, &mut total).await?;
     let p = place.clone();
     let mut job = tokio::task::spawn_blocking(move || p.begin(checked, &first));
     let broken = |e: tokio::task::JoinError| {
@@ -257,7 +262,7 @@ async fn receive(place: &Place, source: &mut Source, checked: Option<(DiskFile, 
     };
     while !ended {
         // Received while the batch before is being written.
-        let (chunks, last) = source.batch(BATCH).await?;
+        let (chunks, last) = source.batch(BATCH, &mut total).await?;
         let mut writing = job.await.map_err(broken)??;
         job = tokio::task::spawn_blocking(move || {
             write(&mut writing.writer, &chunks).map_err(|e| disk_failure(&writing.device, e))?;
