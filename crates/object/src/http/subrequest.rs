@@ -10,19 +10,9 @@ pub struct Origin {
     headers: HeaderMap,
 }
 
-/// Headers that follow a request into subrequests. Tokens do, as some layers stand before the authentication.
+/// Headers that follow a request into subrequests.
 pub fn is_environ_header(name: &str) -> bool {
-    matches!(
-        name,
-        "user-agent"
-            | "host"
-            | "origin"
-            | "referer"
-            | "access-control-request-method"
-            | "x-auth-token"
-            | "x-storage-token"
-            | "x-service-token"
-    )
+    matches!(name, "user-agent" | "host" | "origin" | "referer" | "access-control-request-method")
 }
 
 impl Origin {
@@ -34,11 +24,14 @@ impl Origin {
         Self { environ: crate::env::environ(req).cloned(), headers }
     }
 
-    /// With the client's token, for a layer before the authentication, which is to find out again who calls.
+    /// With the client's tokens, for a layer before the authentication, which is to find out again who calls.
     #[must_use]
     pub fn with_token_of(mut self, req: &Req) -> Self {
-        if let Some(token) = req.headers().get("x-auth-token") {
-            self.headers.insert("x-auth-token", token.clone());
+        // All values: a token sent twice is to be refused there as here.
+        for name in ["x-auth-token", "x-storage-token", "x-service-token"] {
+            for token in req.headers().get_all(name) {
+                self.headers.append(name, token.clone());
+            }
         }
         self
     }
