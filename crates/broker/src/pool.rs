@@ -83,6 +83,7 @@ impl Pool {
             }
         }
         let conn = open(path, false)?;
+        upgrade(&conn)?;
         Ok(self.pooled(path, Kept { conn, file }))
     }
 
@@ -165,6 +166,35 @@ impl Drop for Pooled {
         }
         self.pool.put_back(std::mem::take(&mut self.path), kept);
     }
+}
+
+/// Brings the table of shard ranges up to date in containers from before it (2018) or its last columns
+/// (2020, 2021), as upstream does when it first needs them.
+fn upgrade(conn: &Connection) -> Result<()> {
+    let columns = |c: &Connection| -> rusqlite::Result<Vec<String>> {
+        let mut st = c.prepare("SELECT name FROM pragma_table_info('shard_range')")?;
+        let names = st.query_map([], |r| r.get(0))?;
+        names.collect()
+    };
+    let missing = |have: &[String]| !["reported", "tombstones"].iter().all(|c| have.iter().any(|h| h == c));
+    let is_container = || conn.prepare("SELECT 1 FROM sqlite_master WHERE name = 'container_info'")?.exists([]);
+    if !missing(&columns(conn)?) || !is_container()? {
+        return Ok(());
+    }
+    let tx = rusqlite::Transaction::new_unchecked(conn, rusqlite::TransactionBehavior::Immediate)?;
+    // Another process may have been faster.
+    let have = columns(&tx)?;
+    if have.is_empty() {
+        tx.execute_batch(crate::schema::SHARD_RANGE)?;
+    } else {
+        for (column, default) in [("reported", 0), ("tombstones", -1)] {
+            if !have.iter().any(|h| h == column) {
+                tx.execute_batch(&format!("ALTER TABLE shard_range ADD COLUMN {column} INTEGER DEFAULT {default}"))?;
+            }
+        }
+    }
+    tx.commit()?;
+    Ok(())
 }
 
 /// Opens a database as upstream does: rollback journal, `synchronous = NORMAL`, the `chexor`

@@ -274,6 +274,20 @@ fn damage_is_quarantined() {
 }
 
 #[test]
+fn older_tables_are_brought_up_to_date() {
+    let p = Place::new();
+    for old in ["DROP TABLE shard_range", "ALTER TABLE shard_range DROP COLUMN tombstones; ALTER TABLE shard_range DROP COLUMN reported"] {
+        let b = p.container(1);
+        p.pool.forget(b.db().dir());
+        rusqlite::Connection::open(b.db().file()).unwrap().execute_batch(old).unwrap();
+        let range = ShardRange::new(".shards_a/x", Timestamp::parse(&at(1)).unwrap(), "", "");
+        b.merge_shard_ranges(vec![range.clone()]).unwrap();
+        assert_eq!(b.all_shard_ranges().unwrap(), [range]);
+        std::fs::remove_dir_all(b.db().dir()).unwrap();
+    }
+}
+
+#[test]
 fn a_replaced_file_is_noticed() {
     let p = Place::new();
     let b = p.container(1);
