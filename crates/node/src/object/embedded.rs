@@ -303,6 +303,8 @@ fn options(settings: &Settings) -> Result<Options> {
     o.formpost_digests = AllowedDigests::parse("sha1 sha256 sha512")?;
     o.sync_realms = Some(settings.data.join(REALMS));
     o.sync_realms_only = true;
+    // As many as an S3 upload may have.
+    o.slo.max_manifest_segments = 10_000;
     // The servers are in this process: there is no network to lose an answer on, only a slow disk.
     o.proxy.node_timeout = Duration::from_secs(60);
     o.proxy.recoverable_node_timeout = Duration::from_secs(60);

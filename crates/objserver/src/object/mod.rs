@@ -133,8 +133,8 @@ impl HttpService for ObjectServer {
 
 async fn dispatch(server: Arc<Shared>, req: Req) -> Resp {
     let path = req.uri().path();
-    if path == "/healthcheck" {
-        return recon::healthcheck(server.config.disable_path.as_deref());
+    if path == crate::health::PATH {
+        return crate::health::answer(server.config.disable_path.as_deref());
     }
     if path.starts_with("/recon/") {
         return recon::answer(&server, path).await;

@@ -1,4 +1,4 @@
-//! `/recon/…` and `/healthcheck`: what operators' tools ask of a node.
+//! `/recon/…`: what operators' tools ask of a node.
 
 use super::{Resp, Shared, respond};
 use caelum_swiftkit::md5_hex;
@@ -10,10 +10,6 @@ use std::sync::Arc;
 const PAGE: u64 = 4_096;
 /// Version told to operators' tools.
 const VERSION: &str = concat!("caelum-", env!("CARGO_PKG_VERSION"));
-
-pub(super) fn healthcheck(disable: Option<&Path>) -> Resp {
-    if disable.is_some_and(Path::exists) { respond::text(503, "DISABLED BY FILE") } else { respond::text(200, "OK") }
-}
 
 pub(super) async fn answer(server: &Arc<Shared>, path: &str) -> Resp {
     let (server, path) = (server.clone(), path.to_string());

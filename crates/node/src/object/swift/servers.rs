@@ -4,6 +4,7 @@ use caelum_diskfile::{Manager, Reserve};
 use caelum_objserver::object::{ObjectServer, ObjectServerConfig};
 use caelum_objserver::{AccountServer, AccountServerConfig, ContainerServer};
 use caelum_rest::HttpService;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// `10737418240` or `1%`.
@@ -16,6 +17,11 @@ fn reserve(s: &Section) -> Result<Reserve> {
     }
 }
 
+/// The file whose existence takes a server out of service.
+fn disable_path(c: &Common) -> Option<PathBuf> {
+    c.conf.filter("healthcheck").and_then(|f| f.get("disable_path").filter(|p| !p.is_empty()).map(Into::into))
+}
+
 /// What account and container servers and their daemons have in common.
 pub fn db_config(c: &Common, s: &Section) -> Result<AccountServerConfig> {
     let mut config = AccountServerConfig::new(devices(s), (*c.swift).clone(), c.nodes.clone(), c.env.clone());
@@ -24,6 +30,7 @@ pub fn db_config(c: &Common, s: &Section) -> Result<AccountServerConfig> {
         Reserve::Bytes(n) => caelum_objserver::db::Reserve::Bytes(n),
         Reserve::Percent(p) => caelum_objserver::db::Reserve::Percent(p),
     };
+    config.disable_path = disable_path(c);
     config.node_timeout = s.seconds("node_timeout", config.node_timeout)?;
     if let Some(hosts) = s.list("allowed_sync_hosts") {
         config.allowed_sync_hosts = hosts;
@@ -62,7 +69,7 @@ pub fn object(c: &Common) -> Result<(Arc<dyn HttpService>, Arc<Manager>)> {
     }
     config.swift_dir.clone_from(&c.swift_dir);
     config.recon_cache = s.str("recon_cache_path", "/var/cache/swift").into();
-    config.disable_path = c.conf.filter("healthcheck").and_then(|f| f.get("disable_path").filter(|p| !p.is_empty()).map(Into::into));
+    config.disable_path = disable_path(c);
     let server = ObjectServer::new(config);
     let disks = server.disks();
     Ok((server, disks))
