@@ -131,8 +131,7 @@ impl Parts {
             return Err(err("AccessDenied").text("The Host header is not signed."));
         }
         for name in r.headers.keys().map(http::HeaderName::as_str) {
-            let must = name.starts_with("x-amz-") || (name == "content-md5" && !in_query);
-            if must && !self.signed_headers.iter().any(|h| h == name) {
+            if name.starts_with("x-amz-") && !self.signed_headers.iter().any(|h| h == name) {
                 let e = err("AccessDenied").text("There were headers present in the request which were not signed");
                 return Err(e.with("HeadersNotSigned", name));
             }
