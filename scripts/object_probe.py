@@ -155,7 +155,8 @@ class Cluster:
 
     def command(self, kind, what, conf):
         if kind == "caelum":
-            return [self.caelum, "object", "--swift-dir", self.swift_dir, what, conf]
+            role = "proxy" if what == "proxy-server" else what
+            return [self.caelum, "object", "--swift-dir", self.swift_dir, "--config", conf, role]
         # Its daemons look for swift.conf in /etc/swift alone.
         inside = 'mount --bind "$0" /etc/swift && exec "$@"'
         return ["unshare", "-m", "sh", "-c", inside, self.swift_dir, os.path.join(self.swift, f"swift-{what}"), conf]
@@ -195,7 +196,7 @@ class Cluster:
         pipeline = "catch_errors gatekeeper healthcheck cache listing_formats bulk tempurl tempauth copy container-quotas account-quotas slo dlo versioned_writes symlink proxy-server"
         filters = "".join(f"[filter:{f}]\nuse = egg:swift#{f.replace('-', '_')}\n" for f in pipeline.split()[:-1] if f not in ("tempauth", "cache"))
         filters += f"[filter:cache]\nuse = egg:swift#memcache\nmemcache_servers = {PROXY}:11211\n"
-        if self.proxy_kind == "swift" and not self.memcached:
+        if not self.memcached:
             self.memcached = subprocess.Popen(["memcached", "-l", PROXY, "-p", "11211", "-u", "nobody"], start_new_session=True)
         with open(conf, "w") as f:
             f.write(f"[DEFAULT]\nbind_ip = {PROXY}\nbind_port = {PORT}\nworkers = 2\nuser = root\nswift_dir = {self.swift_dir}\nlog_level = WARNING\n")
@@ -221,7 +222,7 @@ class Cluster:
             if node.kind == "swift":
                 command = [*command[:-1], action, conf]
             else:
-                command = [*command[:-1], conf, action]
+                command = [*command, action]
             done = subprocess.run(["ip", "netns", "exec", node.ns, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             if done.returncode != 0:
                 raise SystemExit(f"relinker {action} on node {node.n}: {done.stdout}")
@@ -525,9 +526,9 @@ def main():
         client = Client()
         for c in containers:
             deadline = time.time() + 30
-            while client.call("PUT", f"/{c}")[0] not in (201, 202):
+            while (answer := client.call("PUT", f"/{c}"))[0] not in (201, 202):
                 if time.time() > deadline:
-                    raise SystemExit("containers cannot be made")
+                    raise SystemExit(f"containers cannot be made: {answer[0]} {answer[2][:200]!r}")
         stop = threading.Event()
         threads = [threading.Thread(target=worker, args=(model, containers, args.seed * 1000 + i, args.operations // args.clients)) for i in range(args.clients)]
         if args.grow:
