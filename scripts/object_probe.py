@@ -218,11 +218,11 @@ class Cluster:
     def relink(self, action):
         for node in self.nodes:
             conf = f"{node.dir}/etc/object-server.conf"
-            command = self.command(node.kind, "object-relinker", conf)
             if node.kind == "swift":
+                command = self.command("swift", "object-relinker", conf)
                 command = [*command[:-1], action, conf]
             else:
-                command = [*command, action]
+                command = self.command("caelum", {"relink": "object-relink", "cleanup": "object-relink-cleanup"}[action], conf)
             done = subprocess.run(["ip", "netns", "exec", node.ns, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             if done.returncode != 0:
                 raise SystemExit(f"relinker {action} on node {node.n}: {done.stdout}")

@@ -7,7 +7,7 @@ use caelum_consistency::container::{
 };
 use caelum_consistency::db::{DbDaemonConfig, audit_accounts, audit_containers, replicate_accounts, replicate_containers, run_forever};
 use caelum_consistency::object::expirer::{self, ExpirerConfig};
-use caelum_consistency::object::{Config, auditor, reconstructor, replicator, updater};
+use caelum_consistency::object::{Config, auditor, reconstructor, relinker, replicator, updater};
 use caelum_objserver::db::SyncRealms;
 use std::fmt::Debug;
 use std::future::Future;
@@ -108,6 +108,13 @@ fn internal(c: &Common) -> Result<std::sync::Arc<dyn caelum_rest::HttpService>> 
     Ok(proxy::service(c)?.internal())
 }
 
+/// One step of a part-power increase on this node's devices. Errors: `Unavailable` when a file could not be moved.
+async fn relink(o: &Config, step: relinker::Step) -> Result<()> {
+    let stats = relinker::run_once(o, step).await;
+    tracing::info!(?step, ?stats, "relinked");
+    if stats.errors > 0 { Err(Error::unavailable(format!("{} files could not be relinked", stats.errors))) } else { Ok(()) }
+}
+
 async fn objects(c: &Common, role: &str, once: bool, stop: watch::Receiver<bool>) -> Result<()> {
     let s = c.conf.section(role);
     let (_, disks) = object(c)?;
@@ -125,6 +132,8 @@ async fn objects(c: &Common, role: &str, once: bool, stop: watch::Receiver<bool>
         "object-reconstructor" => passes(role, &s, 30, once, stop, || reconstructor::run_once(&o)).await,
         "object-updater" => passes(role, &s, 300, once, stop, || updater::run_once(&o)).await,
         "object-auditor" => passes(role, &s, 30, once, stop, || auditor::run_once(&o, auditor::Pass::All)).await,
+        "object-relink" => relink(&o, relinker::Step::Relink).await,
+        "object-relink-cleanup" => relink(&o, relinker::Step::Cleanup).await,
         "object-expirer" => {
             let expiry = ExpirerConfig {
                 client: internal(c)?,
