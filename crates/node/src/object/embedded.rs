@@ -116,7 +116,7 @@ impl ObjectStore {
     }
 }
 
-/// The S3 API: signed requests anywhere, and everything below `/s3`.
+/// The S3 API with the identity service's access keys.
 fn s3(keys: Arc<caelum_identity::Keys>, o: &Options) -> BeforeAuth {
     let keystone = KeystoneCredentials {
         keys: Arc::new(IdentityKeys(keys)),
@@ -124,14 +124,17 @@ fn s3(keys: Arc<caelum_identity::Keys>, o: &Options) -> BeforeAuth {
         reseller_admin_role: o.keystone.reseller_admin_role.clone(),
     };
     let is_encrypted = o.keymaster.is_some() && !o.disable_encryption;
+    // Any region's name will do: it is part of what clients sign.
+    s3_layer(vec![Arc::new(keystone)], S3Options { region: String::new(), is_encrypted, ..S3Options::default() })
+}
+
+/// The S3 layer: signed requests anywhere, and everything below `/s3`. The users of tempauth may sign as well.
+pub fn s3_layer(mut sources: Vec<Arc<dyn S3Credentials>>, mut options: S3Options) -> BeforeAuth {
     Box::new(move |next, around| {
-        let mut sources: Vec<Arc<dyn S3Credentials>> = vec![Arc::new(keystone)];
         if let Some(t) = &around.tempauth {
             sources.push(t.clone());
         }
-        let policies = around.swift.policies.iter().map(|p| (p.index, p.name.clone())).collect();
-        // Any region's name will do: it is part of what clients sign.
-        let options = S3Options { region: String::new(), is_encrypted, policies, ..S3Options::default() };
+        options.policies = around.swift.policies.iter().map(|p| (p.index, p.name.clone())).collect();
         around.sections.insert(
             "s3api".into(),
             serde_json::json!({

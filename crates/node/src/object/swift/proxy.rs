@@ -1,13 +1,15 @@
 use super::tokens::RemoteTokens;
 use super::{Common, Conf, Section};
+use crate::object::embedded::s3_layer;
 use caelum_base::{Error, Result, Secret};
 use caelum_object::auth::{KeystoneOptions, TempAuthOptions};
 use caelum_object::layers_b::crypto::Keymaster;
 use caelum_object::layers_b::digest::AllowedDigests;
 use caelum_object::layers_b::ratelimit::{RateLimitOptions, Rates};
-use caelum_object::pipeline::{self, Options, Service};
+use caelum_object::pipeline::{self, BeforeAuth, Options, Service};
 use caelum_object::proxy::{Affinity, Cache, Count, Memcache, PolicyOptions, ProxyOptions, Sorting};
 use caelum_rest::{HttpService, TokenValidator};
+use caelum_s3::S3Options;
 use std::sync::Arc;
 
 /// The proxy's pipeline as `proxy-server.conf` describes it. Its order is fixed; filters that the file does not name
@@ -22,6 +24,7 @@ pub fn service(c: &Common) -> Result<Service> {
         _ => None,
     };
     let options = options(c)?;
+    let s3 = c.conf.filter("s3api").filter(|_| in_pipeline(&c.conf, "s3api")).map(|s| s3(&s, &options)).transpose()?;
     if validator.is_none() && options.tempauth.is_none() {
         tracing::warn!("neither tempauth nor authtoken is in the pipeline: only what is open to all can be reached");
     }
@@ -33,8 +36,24 @@ pub fn service(c: &Common) -> Result<Service> {
         cache: cache(c),
         validator,
         options,
-        before_auth: None,
+        before_auth: s3,
     })
+}
+
+/// S3 with the keys of tempauth's users.
+fn s3(s: &Section, o: &Options) -> Result<BeforeAuth> {
+    let d = S3Options::default();
+    let options = S3Options {
+        region: s.str("location", "us-east-1"),
+        storage_domains: s.list("storage_domain").unwrap_or_default(),
+        dns_names: s.yes("dns_compliant_bucket_names", d.dns_names),
+        max_listing: s.number("max_bucket_listing", d.max_listing)?,
+        min_part_size: s.number("min_segment_size", d.min_part_size)?,
+        max_parts: s.number("max_upload_part_num", d.max_parts)?,
+        is_encrypted: o.keymaster.is_some() && !o.disable_encryption,
+        ..d
+    };
+    Ok(s3_layer(Vec::new(), options))
 }
 
 fn in_pipeline(conf: &Conf, filter: &str) -> bool {
