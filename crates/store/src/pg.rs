@@ -44,7 +44,11 @@ impl Pg {
         let pool = Pool::builder(manager).max_size(POOL).build().map_err(|e| Error::internal("connection pool").caused_by(e))?;
         let client =
             pool.get().await.map_err(|e| Error::unavailable("The PostgreSQL server of store.url does not answer.").caused_by(e))?;
-        client.batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS caelum_{service}")).await.map_err(|e| map(&e, e.to_string()))?;
+        match client.batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS caelum_{service}")).await {
+            // PostgreSQL looks before it makes: of two who come at once, one learns only then that the schema is there.
+            Err(e) if matches!(e.code(), Some(c) if *c == SqlState::UNIQUE_VIOLATION || *c == SqlState::DUPLICATE_SCHEMA) => {}
+            other => other.map_err(|e| map(&e, e.to_string()))?,
+        }
         Ok(Self { pool, text_columns: Arc::default() })
     }
 
