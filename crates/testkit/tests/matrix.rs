@@ -45,6 +45,8 @@ type Table = BTreeMap<String, Vec<(&'static str, String)>>;
 fn in_order(ops: &[OpInfo]) -> Vec<&OpInfo> {
     let (mut late, mut out): (Vec<&OpInfo>, Vec<&OpInfo>) =
         ops.iter().partition(|o| o.method == Method::DELETE || matches!(o.action, Some("forceDelete" | "os-force_delete")));
+    // The event is for a server that a host runs; later operations take it off its host for a while.
+    out.sort_by_key(|o| o.name != "server_external_events");
     late.reverse();
     late.sort_by_key(|o| (o.action.is_some(), std::cmp::Reverse(o.path.matches('/').count())));
     out.extend(late);
