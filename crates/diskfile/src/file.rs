@@ -158,6 +158,9 @@ fn gone(e: io::Error, instead: DiskError) -> DiskError {
     if e.kind() == io::ErrorKind::NotFound { instead } else { e.into() }
 }
 
+/// Listings of an object's directory before its open gives up.
+const OPEN_TRIES: u32 = 8;
+
 fn open_file(path: &Path) -> io::Result<File> {
     let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     Ok(fd.into())
@@ -217,6 +220,17 @@ impl DiskFile {
     /// Opens the object as of `now` (the time of the request, which decides whether it has expired).
     /// Errors: all of [`DiskError`] but those of writing.
     pub fn open(&self, now: Timestamp) -> DiskResult<Opened> {
+        // A write in between replaces files that the listing named: what there is now is looked for again.
+        for _ in 1..OPEN_TRIES {
+            match self.open_listed(now) {
+                Err(DiskError::StateChanged) => {}
+                other => return other,
+            }
+        }
+        self.open_listed(now)
+    }
+
+    fn open_listed(&self, now: Timestamp) -> DiskResult<Opened> {
         let found = self.look()?;
         let Some(data) = &found.data else { return Err(self.absent(&found)) };
         let path = self.dir.join(&data.name);

@@ -20,7 +20,22 @@ fn checksum(sql: &str) -> String {
     format!("{h:016x}")
 }
 
+/// Processes that start at once on one PostgreSQL server meet in the catalog: one makes the tables, the
+/// others' transactions fail, and find everything there when they look again.
+const TRIES: u64 = 5;
+
 pub(crate) async fn run(db: &Db, service: &'static str, migrations: &'static [Migration]) -> Result<()> {
+    let postgres = db.engine() == "postgresql";
+    for attempt in 1..TRIES {
+        match apply(db, service, migrations).await {
+            Err(_) if postgres => tokio::time::sleep(std::time::Duration::from_millis(50 * attempt)).await,
+            other => return other,
+        }
+    }
+    apply(db, service, migrations).await
+}
+
+async fn apply(db: &Db, service: &'static str, migrations: &'static [Migration]) -> Result<()> {
     let postgres = db.engine() == "postgresql";
     db.write(move |tx| {
         tx.exec(TABLE, &[])?;
