@@ -6,6 +6,7 @@
 use crate::python;
 use crate::runtime::{Device, NO_DEVICE, Ring};
 use caelum_base::{Error, Result};
+use caelum_swiftkit::python::json_quoted;
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 use sha2::{Digest, Sha256};
 use std::io::Write as _;
@@ -144,13 +145,13 @@ fn devices(all: &[Option<Device>]) -> String {
 
 fn device(d: &Device) -> String {
     let mut out = String::from("{\"device\": ");
-    python::json_text(&d.device, &mut out);
+    out.push_str(&json_quoted(&d.device));
     out.push_str(&format!(", \"id\": {}, \"ip\": ", d.id));
-    python::json_text(&d.ip, &mut out);
+    out.push_str(&json_quoted(&d.ip));
     out.push_str(", \"meta\": ");
-    python::json_text(&d.meta, &mut out);
+    out.push_str(&json_quoted(&d.meta));
     out.push_str(&format!(", \"port\": {}, \"region\": {}, \"replication_ip\": ", d.port, d.region));
-    python::json_text(&d.replication_ip, &mut out);
+    out.push_str(&json_quoted(&d.replication_ip));
     out.push_str(&format!(
         ", \"replication_port\": {}, \"weight\": {}, \"zone\": {}}}",
         d.replication_port,

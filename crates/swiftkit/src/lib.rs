@@ -9,6 +9,7 @@ mod hash;
 mod nodes;
 pub mod pickle;
 mod policy;
+pub mod python;
 mod timestamp;
 
 pub use conf::{SwiftConf, parse_ini};

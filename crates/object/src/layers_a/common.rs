@@ -2,6 +2,7 @@
 
 use crate::env::{Environ, Resp, SwiftPath, quote};
 use crate::http::{error_plain, set, text};
+use caelum_swiftkit::python::json_string;
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
@@ -113,64 +114,9 @@ pub(super) fn allow_reserved(req: &mut crate::env::Req) {
     }
 }
 
-/// JSON as Python writes it: `", "` and `": "` between, everything outside ASCII escaped. Clients see etags of it.
-pub(super) fn python_json(value: &Value) -> String {
-    let mut out = String::new();
-    write_json(value, &mut out);
-    out
-}
-
-fn write_json(value: &Value, out: &mut String) {
-    match value {
-        Value::Array(items) => {
-            out.push('[');
-            for (i, item) in items.iter().enumerate() {
-                out.push_str(if i == 0 { "" } else { ", " });
-                write_json(item, out);
-            }
-            out.push(']');
-        }
-        Value::Object(map) => {
-            out.push('{');
-            for (i, (k, v)) in map.iter().enumerate() {
-                out.push_str(if i == 0 { "" } else { ", " });
-                write_json_text(k, out);
-                out.push_str(": ");
-                write_json(v, out);
-            }
-            out.push('}');
-        }
-        Value::String(s) => write_json_text(s, out),
-        other => out.push_str(&other.to_string()),
-    }
-}
-
-pub(super) fn write_json_text(text: &str, out: &mut String) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            ' '..='\u{7e}' => out.push(c),
-            _ => {
-                let mut units = [0; 2];
-                for unit in c.encode_utf16(&mut units) {
-                    out.push_str(&format!("\\u{unit:04x}"));
-                }
-            }
-        }
-    }
-    out.push('"');
-}
-
 /// Replaces a response's body by JSON.
 pub(super) fn with_json(mut resp: Resp, value: &Value) -> Resp {
-    let text = python_json(value);
+    let text = json_string(value);
     set(resp.headers_mut(), "content-length", text.len().to_string());
     resp.map(|_| caelum_rest::full(text))
 }

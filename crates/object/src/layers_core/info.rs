@@ -1,8 +1,8 @@
-use super::python_json;
 use crate::env::{Req, Resp};
 use crate::http::{Params, error, respond, set, unauthorized};
 use caelum_base::{Env, Secret};
 use caelum_rest::{Body, HttpService};
+use caelum_swiftkit::python::json_string;
 use futures_util::future::BoxFuture;
 use hmac::{Hmac, KeyInit, Mac};
 use http::Method;
@@ -129,7 +129,7 @@ impl State {
                 map.insert("admin".into(), Value::Object(admin));
             }
         }
-        let mut r = respond(200, "application/json; charset=UTF-8", python_json(&value));
+        let mut r = respond(200, "application/json; charset=UTF-8", json_string(&value));
         if let Some(origin) = req.headers().get("origin") {
             r.headers_mut().insert("access-control-allow-origin", origin.clone());
             set(r.headers_mut(), "access-control-expose-headers", "x-trans-id");

@@ -1,8 +1,9 @@
-use super::{python_json, xml};
+use super::xml;
 use crate::env::{Req, Resp, SwiftPath, environ};
 use crate::http::{ListingAsIs, best_match, content_length, error, respond, set, text};
 use bytes::Bytes;
 use caelum_rest::{Body, HttpService};
+use caelum_swiftkit::python::json_string;
 use futures_util::future::BoxFuture;
 use http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -177,7 +178,7 @@ fn render(body: &Bytes, path: &SwiftPath, kind: &str, reserved: bool) -> Option<
                 rows.retain(|r| shown(r.get("name")) && shown(r.get("subdir")));
             }
             if kind == "application/json" {
-                return Some(python_json(&Value::from(rows.into_iter().map(Value::Object).collect::<Vec<_>>())).into());
+                return Some(json_string(&Value::from(rows.into_iter().map(Value::Object).collect::<Vec<_>>())).into());
             }
             let text = match &path.container {
                 Some(c) => xml::container(&rows, c),

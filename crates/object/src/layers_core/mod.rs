@@ -6,7 +6,6 @@ mod gatekeeper;
 mod info;
 mod listing_formats;
 mod name_check;
-mod python_json;
 mod small;
 mod xml;
 
@@ -16,7 +15,6 @@ pub use gatekeeper::Gatekeeper;
 pub use info::{About, Info, InfoOptions};
 pub use listing_formats::ListingFormats;
 pub use name_check::{NameCheck, NameCheckOptions};
-pub use python_json::python_json;
 pub use small::{CrossDomain, HealthCheck};
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! `X-Container-Read` and `X-Container-Write`. Source: Swift's documentation, `overview_acl`.
 
+use caelum_swiftkit::python::repr;
+
 /// Puts an ACL into its canonical form. `name` is the header's, lower case. Errors: what is wrong, as
 /// clients of Swift see it.
 pub fn clean_acl(name: &str, value: &str) -> Result<String, String> {
@@ -13,38 +15,19 @@ pub fn clean_acl(name: &str, value: &str) -> Result<String, String> {
             out.push(raw.to_string());
         } else if matches!(first, ".r" | ".ref" | ".referer" | ".referrer") {
             if name.contains("write") {
-                return Err(format!("Referrers not allowed in write ACL: {}", python_repr(raw)));
+                return Err(format!("Referrers not allowed in write ACL: {}", repr(raw)));
             }
             let (minus, host) = second.strip_prefix('-').map_or(("", second), |h| ("-", h.trim()));
             let host = if host == "*" { host } else { host.strip_prefix('*').map_or(host, str::trim) };
             if host.is_empty() || host == "." {
-                return Err(format!("No host/domain value after referrer designation in ACL: {}", python_repr(raw)));
+                return Err(format!("No host/domain value after referrer designation in ACL: {}", repr(raw)));
             }
             out.push(format!(".r:{minus}{host}"));
         } else {
-            return Err(format!("Unknown designator {} in ACL: {}", python_repr(first), python_repr(raw)));
+            return Err(format!("Unknown designator {} in ACL: {}", repr(first), repr(raw)));
         }
     }
     Ok(out.join(","))
-}
-
-/// Text in quotes, as the messages have it.
-pub(crate) fn python_repr(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
-    let mut out = String::from(quote);
-    for c in text.chars() {
-        match c {
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if c == quote => out.extend(['\\', c]),
-            c if u32::from(c) < 0x20 || u32::from(c) == 0x7f => out.push_str(&format!("\\x{:02x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out.push(quote);
-    out
 }
 
 /// The referrer designations (without `.r:`) and the groups (percent-decoded) of a canonical ACL.

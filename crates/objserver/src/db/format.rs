@@ -3,6 +3,7 @@
 use crate::db::reply::{Answer, status, text_reply};
 use crate::db::request::{Params, header};
 use caelum_swiftkit::Timestamp;
+use caelum_swiftkit::python::json_text;
 use http::HeaderMap;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,41 +75,6 @@ fn best(accept: &str) -> Option<Option<Format>> {
     Some(wanted.iter().find_map(|(_, _, k, s)| OFFERED.iter().find(|(_, kind, sub)| fits(k, kind) && fits(s, sub)).map(|(f, _, _)| *f)))
 }
 
-/// Appends a JSON string in ASCII, as Python writes it.
-pub(crate) fn json_str(out: &mut Vec<u8>, text: &str) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    out.push(b'"');
-    let bytes = text.as_bytes();
-    // Nearly all names are plain: copy runs of them.
-    let plain = |b: u8| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\';
-    if bytes.iter().all(|b| plain(*b)) {
-        out.extend_from_slice(bytes);
-        out.push(b'"');
-        return;
-    }
-    for c in text.chars() {
-        match c {
-            '"' => out.extend_from_slice(b"\\\""),
-            '\\' => out.extend_from_slice(b"\\\\"),
-            '\n' => out.extend_from_slice(b"\\n"),
-            '\r' => out.extend_from_slice(b"\\r"),
-            '\t' => out.extend_from_slice(b"\\t"),
-            '\u{8}' => out.extend_from_slice(b"\\b"),
-            '\u{c}' => out.extend_from_slice(b"\\f"),
-            ' '..='~' => out.push(c as u8),
-            _ => {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    out.extend_from_slice(b"\\u");
-                    for shift in [12, 8, 4, 0] {
-                        out.push(HEX[usize::from(*unit >> shift & 15)]);
-                    }
-                }
-            }
-        }
-    }
-    out.push(b'"');
-}
-
 fn xml_text(out: &mut Vec<u8>, text: &str) {
     for b in text.bytes() {
         match b {
@@ -167,11 +133,11 @@ impl Writer {
             self.lines += 1;
             int(&mut self.out, size);
             self.out.extend_from_slice(b", \"hash\": ");
-            json_str(&mut self.out, etag);
+            json_text(&mut self.out, etag);
             self.out.extend_from_slice(b", \"name\": ");
-            json_str(&mut self.out, name);
+            json_text(&mut self.out, name);
             self.out.extend_from_slice(b", \"content_type\": ");
-            json_str(&mut self.out, content_type);
+            json_text(&mut self.out, content_type);
             self.out.extend_from_slice(b", \"last_modified\": \"");
             self.dates.iso(&mut self.out, at);
             self.out.extend_from_slice(b"\"}");
@@ -234,7 +200,7 @@ impl Writer {
                     self.out.extend_from_slice(key.as_bytes());
                     self.out.extend_from_slice(b"\": ");
                     match value {
-                        Field::Text(t) => json_str(&mut self.out, t),
+                        Field::Text(t) => json_text(&mut self.out, t),
                         Field::Int(n) => int(&mut self.out, *n),
                         Field::Null => self.out.extend_from_slice(b"null"),
                         Field::Time(t) => {
@@ -285,7 +251,7 @@ impl Writer {
             }
             Format::Json => {
                 self.out.extend_from_slice(b"{\"subdir\": ");
-                json_str(&mut self.out, name);
+                json_text(&mut self.out, name);
                 self.out.push(b'}');
             }
             _ => {
@@ -321,36 +287,6 @@ impl Writer {
             }
         }
         self.out
-    }
-}
-
-/// JSON with Python's spacing and escapes.
-pub(crate) fn python_json(out: &mut Vec<u8>, value: &serde_json::Value) {
-    match value {
-        serde_json::Value::String(s) => json_str(out, s),
-        serde_json::Value::Array(items) => {
-            out.push(b'[');
-            for (i, item) in items.iter().enumerate() {
-                if i > 0 {
-                    out.extend_from_slice(b", ");
-                }
-                python_json(out, item);
-            }
-            out.push(b']');
-        }
-        serde_json::Value::Object(map) => {
-            out.push(b'{');
-            for (i, (k, v)) in map.iter().enumerate() {
-                if i > 0 {
-                    out.extend_from_slice(b", ");
-                }
-                json_str(out, k);
-                out.extend_from_slice(b": ");
-                python_json(out, v);
-            }
-            out.push(b'}');
-        }
-        other => out.extend_from_slice(other.to_string().as_bytes()),
     }
 }
 
@@ -403,7 +339,7 @@ mod tests {
     fn strings_as_python_writes_them() {
         let j = |t: &str| {
             let mut out = Vec::new();
-            json_str(&mut out, t);
+            json_text(&mut out, t);
             String::from_utf8(out).unwrap()
         };
         assert_eq!(j("a\"\\\n\u{1}\u{7f}ü😀/"), "\"a\\\"\\\\\\n\\u0001\\u007f\\u00fc\\ud83d\\ude00/\"");

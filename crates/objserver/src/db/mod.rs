@@ -13,7 +13,7 @@ mod sync_to;
 mod tests;
 
 pub use disk::{Disks, Reserve};
-pub(crate) use format::{Field, Format, Writer, python_json};
+pub(crate) use format::{Field, Format, Writer};
 pub(crate) use reply::{Answer, Fail, Resp, bad_request, http_date, no_device, set, status, text_reply};
 pub(crate) use request::{Params, Target, header, is_meta, json, metadata, quote, read_body, timestamp, truth, yes};
 pub use sync_to::{SyncRealms, SyncTo, validate_sync_to};

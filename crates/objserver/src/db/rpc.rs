@@ -1,10 +1,11 @@
 //! REPLICATE: what database replicators ask of each other. The body is a JSON array of the operation's
 //! name and its arguments; the path's last part is the database's hash.
 
-use crate::db::{Answer, Disks, Resp, Target, bad_request, json, no_device, ok_body, python_json, status};
+use crate::db::{Answer, Disks, Resp, Target, bad_request, json, no_device, ok_body, status};
 use caelum_broker::{
     AccountBroker, ContainerBroker, Pool, Replica, ReplicationInfo, ShardRange, compare_policies, parse_metadata, storage_directory,
 };
+use caelum_swiftkit::python;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -98,7 +99,7 @@ fn number(args: &[Value], i: usize) -> i64 {
 
 fn json_reply(value: &Value) -> Resp {
     let mut out = Vec::new();
-    python_json(&mut out, value);
+    python::json(&mut out, value);
     ok_body("application/json", out)
 }
 

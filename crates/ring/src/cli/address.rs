@@ -2,7 +2,6 @@
 //! parts of `d3r1z2-10.0.0.1:6200/sda_note` to search.
 
 use crate::builder::{Builder, BuilderDevice};
-use crate::python;
 use crate::runtime::Device;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -50,7 +49,7 @@ impl<'a> Cursor<'a> {
     /// Digits after a letter that has been eaten. Errors: none, or too many of them.
     fn number<T: std::str::FromStr>(&mut self) -> Result<T, String> {
         let digits = self.until(|c| !c.is_ascii_digit());
-        digits.parse().map_err(|_| format!("invalid number {}", python::repr(digits)))
+        digits.parse().map_err(|_| format!("invalid number {}", caelum_swiftkit::python::repr(digits)))
     }
 
     /// An IPv4 address or an IPv6 address in brackets, when one is next.
@@ -116,7 +115,7 @@ impl Search {
         if at.eat('_') {
             s.meta = Some(std::mem::take(&mut at.0).to_string());
         }
-        if at.0.is_empty() { Ok(s) } else { Err(format!("Invalid <search-value>: {}", python::repr(text))) }
+        if at.0.is_empty() { Ok(s) } else { Err(format!("Invalid <search-value>: {}", caelum_swiftkit::python::repr(text))) }
     }
 
     pub fn matches(&self, d: &Device) -> bool {
@@ -166,7 +165,7 @@ impl Change {
             c.meta = Some(std::mem::take(&mut at.0).to_string());
         }
         if !at.0.is_empty() || c == Self::default() {
-            return Err(format!("Invalid set info change value: {}", python::repr(text)));
+            return Err(format!("Invalid set info change value: {}", caelum_swiftkit::python::repr(text)));
         }
         Ok(c)
     }

@@ -258,5 +258,5 @@ fn taken(d: &Device) -> String {
 }
 
 fn int(text: &str) -> Result<u32, String> {
-    text.trim().parse().map_err(|_| format!("invalid literal for int() with base 10: {}", python::repr(text)))
+    text.trim().parse().map_err(|_| format!("invalid literal for int() with base 10: {}", caelum_swiftkit::python::repr(text)))
 }

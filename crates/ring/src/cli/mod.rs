@@ -253,7 +253,7 @@ impl Run<'_, '_> {
         let percent = text.ends_with('%');
         let number = text.trim_end_matches('%');
         let Ok(mut overload) = number.parse::<f64>() else {
-            return Err(format!("{} is not a valid number.", crate::python::repr(number)));
+            return Err(format!("{} is not a valid number.", caelum_swiftkit::python::repr(number)));
         };
         if percent {
             overload *= 0.01;
@@ -430,5 +430,5 @@ fn float(text: &str) -> Result<f64, String> {
         .parse::<f64>()
         .ok()
         .filter(|f| f.is_finite())
-        .ok_or_else(|| format!("could not convert string to float: {}", crate::python::repr(text)))
+        .ok_or_else(|| format!("could not convert string to float: {}", caelum_swiftkit::python::repr(text)))
 }

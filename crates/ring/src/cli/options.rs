@@ -86,7 +86,7 @@ impl Options {
     }
 
     pub fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, String> {
-        let wrong = |v: &str| format!("option --{name}: invalid value: {}", crate::python::repr(v));
+        let wrong = |v: &str| format!("option --{name}: invalid value: {}", caelum_swiftkit::python::repr(v));
         self.text(name).map(|v| v.parse().map_err(|_| wrong(v))).transpose()
     }
 

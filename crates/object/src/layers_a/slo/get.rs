@@ -7,7 +7,7 @@ use crate::env::{Req, Resp, SwiftPath, quote};
 use crate::http::{
     Conditions, Origin, Params, Ranges, Source, conditional, drain, error, error_html, is_true, read_all, set, text, unquote_etag,
 };
-use crate::layers_a::common::{append_csv, python_json};
+use crate::layers_a::common::append_csv;
 use crate::layers_a::segments::{Fetch, open_expired, segmented};
 use bytes::Bytes;
 use caelum_swiftkit::{Timestamp, md5_hex};
@@ -118,7 +118,7 @@ impl Get<'_> {
         let (parts, body) = resp.into_parts();
         let Some(body) = read_all(body, MAX_STORED).await else { return error(503) };
         let raw = match raw_form(&body) {
-            Ok(v) => python_json(&v),
+            Ok(v) => caelum_swiftkit::python::json_string(&v),
             Err(refusal) => return refusal,
         };
         let mut resp = Resp::from_parts(parts, caelum_rest::empty());

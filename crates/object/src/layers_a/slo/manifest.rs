@@ -2,12 +2,13 @@
 
 use crate::env::Resp;
 use crate::http::{Ranges, error_html, error_with_type, is_true_text, respond};
-use crate::layers_a::common::{swift_bytes, write_json_text};
+use crate::layers_a::common::swift_bytes;
 use base64::Engine;
 use base64::alphabet::STANDARD as ALPHABET;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use bytes::Bytes;
+use caelum_swiftkit::python::{json_quoted, json_string};
 use caelum_swiftkit::{md5_hex, to_hex};
 use md5::{Digest, Md5};
 use serde_json::Value;
@@ -107,7 +108,7 @@ fn parse_segment(value: &Value, last: bool, own: (&str, &str)) -> Result<Wanted,
         let mut text = String::from("extraneous keys ");
         for (i, key) in extra.into_iter().enumerate() {
             text.push_str(if i == 0 { "" } else { ", " });
-            write_json_text(key, &mut text);
+            text.push_str(&json_quoted(key));
         }
         return Err(text);
     }
@@ -246,9 +247,9 @@ pub(super) fn store_form(entries: &[Entry]) -> String {
         let other = map.iter().filter(|(k, _)| !ORDER.contains(&k.as_str())).map(|(k, v)| (k.as_str(), v));
         for (j, (key, value)) in known.chain(other).enumerate() {
             out.push_str(if j == 0 { "" } else { ", " });
-            write_json_text(key, &mut out);
+            out.push_str(&json_quoted(key));
             out.push_str(": ");
-            out.push_str(&crate::layers_a::common::python_json(value));
+            out.push_str(&json_string(value));
         }
         out.push('}');
     }

@@ -1,11 +1,11 @@
 //! The way out: bodies, metadata, ETags and listings are decrypted.
 
 use super::bodies::{Decrypting, DecryptingParts, content_range};
-use super::meta::python_json;
 use super::{BODY_META, ETAG, Encryption, LISTING_ETAG, META_KEYS, META_PREFIX, Place, USER_PREFIX, decrypt_value, no_keys};
 use super::{CryptoError, CryptoMeta, Ctr, Iv, Key, Keys};
 use crate::env::{Req, Resp};
 use crate::http::{error_plain, read_all, set, text};
+use caelum_swiftkit::python::json_string;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -81,9 +81,7 @@ impl Encryption {
         let body = match serde_json::from_slice::<Value>(&bytes) {
             Ok(Value::Array(mut entries)) if marked => {
                 entries.iter_mut().for_each(|e| self.decrypt_entry(e, at));
-                let mut out = String::with_capacity(bytes.len());
-                python_json(&Value::Array(entries), &mut out);
-                out.into()
+                json_string(&Value::Array(entries)).into()
             }
             _ => bytes,
         };

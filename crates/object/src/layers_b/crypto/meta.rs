@@ -4,6 +4,7 @@
 use super::cipher::{Iv, Key};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use caelum_swiftkit::python::json_string;
 use serde_json::Value;
 
 /// The only cipher there is.
@@ -75,9 +76,8 @@ impl CryptoMeta {
         if let Some(id) = &self.key_id {
             map.insert("key_id".into(), id.clone());
         }
-        let mut json = String::new();
-        python_json(&Value::Object(map), &mut json);
-        quote_plus(&json)
+        // Upstream sorts the keys; so does this map.
+        quote_plus(&json_string(&Value::Object(map)))
     }
 
     /// The inverse of [`Self::dump`]; fields that are absent stay absent.
@@ -126,57 +126,6 @@ impl CryptoMeta {
 fn lenient_base64(text: &str) -> Option<Vec<u8>> {
     let kept: String = text.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=')).collect();
     STANDARD.decode(kept).ok()
-}
-
-/// JSON as Python's `json.dumps(sort_keys=True)` writes it: a blank after `,` and `:`, ASCII only.
-pub(super) fn python_json(value: &Value, out: &mut String) {
-    match value {
-        Value::Object(map) => {
-            out.push('{');
-            let mut keys: Vec<&String> = map.keys().collect();
-            keys.sort();
-            for (i, key) in keys.into_iter().enumerate() {
-                out.push_str(if i > 0 { ", " } else { "" });
-                python_string(key, out);
-                out.push_str(": ");
-                python_json(&map[key], out);
-            }
-            out.push('}');
-        }
-        Value::Array(list) => {
-            out.push('[');
-            for (i, item) in list.iter().enumerate() {
-                out.push_str(if i > 0 { ", " } else { "" });
-                python_json(item, out);
-            }
-            out.push(']');
-        }
-        Value::String(s) => python_string(s, out),
-        other => out.push_str(&other.to_string()),
-    }
-}
-
-fn python_string(text: &str, out: &mut String) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            ' '..='~' => out.push(c),
-            _ => {
-                let mut units = [0; 2];
-                for unit in c.encode_utf16(&mut units) {
-                    out.push_str(&format!("\\u{unit:04x}"));
-                }
-            }
-        }
-    }
-    out.push('"');
 }
 
 const FORM: &percent_encoding::AsciiSet =
