@@ -82,7 +82,7 @@ class Node:
                 f.write(f"[filter:recon]\nuse = egg:swift#recon\nrecon_cache_path = {self.dir}/recon\n")
                 f.write(f"[{role}-replicator]\n{replicator}recon_cache_path = {self.dir}/recon\n")
                 f.write(f"[{role}-updater]\ninterval = 3\nslowdown = 0\nrecon_cache_path = {self.dir}/recon\n")
-                f.write(f"[{role}-auditor]\ninterval = 30\nrecon_cache_path = {self.dir}/recon\n[account-reaper]\n[container-sync]\n[object-expirer]\ninterval = 10\n")
+                f.write(f"[{role}-auditor]\ninterval = 30\nfiles_per_second = 1000\nrecon_cache_path = {self.dir}/recon\n[account-reaper]\n[container-sync]\n[object-expirer]\ninterval = 10\n")
         os.makedirs(f"{self.dir}/recon", exist_ok=True)
         modules = "".join(
             f"[{m}]\npath = {self.dir}/devices\nread only = false\nlock file = {self.dir}/{m}.lock\nmax connections = 16\n" for m in ROLES
