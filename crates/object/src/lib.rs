@@ -6,9 +6,7 @@
 pub mod auth;
 pub mod env;
 pub mod http;
-pub mod layers_a;
-pub mod layers_b;
-pub mod layers_core;
+pub mod middleware;
 pub mod pipeline;
 pub mod proxy;
 

@@ -12,7 +12,7 @@ use caelum_base::{Env, Error, Result, Secret};
 use caelum_broker::Pool;
 use caelum_diskfile::Manager;
 use caelum_object::auth::TempAuthOptions;
-use caelum_object::layers_b::digest::AllowedDigests;
+use caelum_object::middleware::digest::AllowedDigests;
 use caelum_object::pipeline::{self, BeforeAuth, Options};
 use caelum_objserver::object::{ObjectServer, ObjectServerConfig};
 use caelum_objserver::{AccountServer, AccountServerConfig, ContainerServer};

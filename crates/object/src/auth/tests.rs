@@ -1,6 +1,6 @@
 use super::*;
 use crate::env::{AuthorizeOverride, Caller, Req, environ};
-use crate::layers_core::CatchErrors;
+use crate::middleware::CatchErrors;
 use crate::proxy::{AccountInfo, FixedInfo, MemoryCache};
 use caelum_base::{Env, ManualClock, SeededRng, Timestamp};
 use caelum_rest::{BaseUrl, Body, HttpService, StaticValidator};

@@ -1,7 +1,7 @@
 //! What lies on the disks of a store that encrypts, and that clients see none of it.
 
 use super::cluster::Cloud;
-use caelum_object::layers_b::crypto::Keymaster;
+use caelum_object::middleware::crypto::Keymaster;
 use std::sync::Arc;
 
 const SECRET: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";

@@ -78,7 +78,7 @@ async fn ossa_2014_002_signatures_are_compared_in_constant_time() {
     }
     assert!(answers.iter().all(|a| *a == answers[0] && a.0 == 401));
     // The primitive itself: the source has no other comparison of signatures.
-    let source = concat!(include_str!("../../src/layers_b/tempurl.rs"), include_str!("../../src/layers_b/formpost/mod.rs"));
+    let source = concat!(include_str!("../../src/middleware/tempurl.rs"), include_str!("../../src/middleware/formpost/mod.rs"));
     assert!(source.contains("same(&sig") && !source.contains("sig ==") && !source.contains("== sig"));
 }
 

@@ -1,8 +1,8 @@
 //! What a signature covers and how far it reaches, with real authorization behind it.
 
 use super::cluster::{Cloud, now};
-use caelum_object::layers_b::digest::DigestName;
-use caelum_object::layers_b::tempurl::sign;
+use caelum_object::middleware::digest::DigestName;
+use caelum_object::middleware::tempurl::sign;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_temporary_url_opens_one_thing_for_a_while() {

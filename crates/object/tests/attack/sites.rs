@@ -72,8 +72,8 @@ async fn folders_by_temporary_url() {
     }
     cloud.as_a("POST", "/v1/AUTH_a/c", &[("x-container-meta-web-listings", "true")], "").await;
     let expires = super::cluster::now() + 600;
-    let sig = caelum_object::layers_b::tempurl::sign(
-        caelum_object::layers_b::digest::DigestName::Sha256,
+    let sig = caelum_object::middleware::tempurl::sign(
+        caelum_object::middleware::digest::DigestName::Sha256,
         "key",
         "GET",
         "prefix:/v1/AUTH_a/c/in/",

@@ -8,7 +8,7 @@ use crate::sign::sign;
 use crate::{Key, S3Deps, S3Layer, S3Options, StaticCredentials};
 use caelum_base::{Env, ManualClock, Secret, SeededRng, Timestamp};
 use caelum_object::env::{Authorizer, Caller, Environ, Req, Resp};
-use caelum_object::layers_a::{Copy, ObjectVersioning, Slo, SloConfig, Symlink};
+use caelum_object::middleware::{Copy, ObjectVersioning, Slo, SloConfig, Symlink};
 use caelum_object::testing::FakeStore;
 use caelum_rest::HttpService;
 use caelum_swiftkit::{HashPath, Policies};

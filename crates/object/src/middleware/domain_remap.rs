@@ -2,7 +2,7 @@
 //! `/v1/AUTH_account/container/object`.
 
 use super::common::{NO_SLASH, quote_set};
-use super::rewrite::{locations, split_origin, split_port, storage_domains};
+use super::hosts::{locations, split_origin, split_port, storage_domains};
 use crate::env::{Req, Resp, quote};
 use crate::http::{error, error_plain, set_path_and_query, text};
 use caelum_rest::{Body, HttpService};

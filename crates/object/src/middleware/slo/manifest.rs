@@ -2,7 +2,7 @@
 
 use crate::env::Resp;
 use crate::http::{Ranges, error_html, error_with_type, is_true_text, respond};
-use crate::layers_a::common::swift_bytes;
+use crate::middleware::common::swift_bytes;
 use base64::Engine;
 use base64::alphabet::STANDARD as ALPHABET;
 use base64::engine::DecodePaddingMode;

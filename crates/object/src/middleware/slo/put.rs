@@ -7,8 +7,8 @@ use crate::http::{
     ByteRange, ContentTypeOverridden, ManifestHook, Origin, Params, best_match, content_length, discard, error, error_html, error_plain,
     etag, guess_type, is_true, parse_http_date, reason, report, respond, set, status_line, streamed, text, unquote_etag,
 };
-use crate::layers_a::common::OVERRIDE_ETAG;
-use crate::layers_a::heartbeat::Beat;
+use crate::middleware::common::OVERRIDE_ETAG;
+use crate::middleware::heartbeat::Beat;
 use bytes::Bytes;
 use caelum_rest::HttpService;
 use caelum_swiftkit::{md5_hex, to_hex};

@@ -4,7 +4,7 @@ use super::names::{reserved_name, user_container, versions_container};
 use super::{Context, Inner};
 use crate::env::{Req, Resp, SwiftPath};
 use crate::http::{Params, error_plain, read_all};
-use crate::layers_a::common::{MAX_LISTING_BYTES, allow_reserved, listing_rows, with_json};
+use crate::middleware::common::{MAX_LISTING_BYTES, allow_reserved, listing_rows, with_json};
 use caelum_swiftkit::LISTING_LIMIT;
 use http::Method;
 use serde_json::Value;

@@ -7,7 +7,7 @@
 use super::{Context, DELETE_MARKER, ask, done, info_of, question, written_at};
 use crate::env::{Req, Resp, SwiftPath, environ};
 use crate::http::{ContentTypeOverridden, error, error_plain, read_all, set, set_path_and_query, split_path, text};
-use crate::layers_a::common::{container_name, container_path, sibling, unquote};
+use crate::middleware::common::{container_name, container_path, sibling, unquote};
 use crate::proxy::info::{ContainerInfo, InfoSource};
 use caelum_base::Env;
 use caelum_rest::HttpService;

@@ -5,7 +5,7 @@ use super::names::{RESERVED, parse_version, reserved_name, split_reserved, versi
 use super::{Context, DELETE_MARKER, Inner, done, info_of};
 use crate::env::{Req, Resp, SwiftPath};
 use crate::http::{ListingAsIs, Params, best_match, error, error_html, read_all, text};
-use crate::layers_a::common::{MAX_LISTING_BYTES, allow_reserved, container_path, with_json};
+use crate::middleware::common::{MAX_LISTING_BYTES, allow_reserved, container_path, with_json};
 use caelum_swiftkit::Timestamp;
 use http::Method;
 use serde_json::{Value, json};

@@ -7,8 +7,8 @@ use crate::http::{
     ContentTypeOverridden, Params, StoredType, content_length, error, error_html, error_plain, guess_type, is_true, is_true_text, set,
     set_path_and_query, text, unquote_etag,
 };
-use crate::layers_a::common::{allow_reserved, sibling, unquote};
-use crate::layers_a::symlink::{
+use crate::middleware::common::{allow_reserved, sibling, unquote};
+use crate::middleware::symlink::{
     ALLOW_RESERVED, SYMLOOP_EXTEND, TARGET_ACCOUNT_HEADER, TARGET_BYTES_SYSMETA, TARGET_ETAG_SYSMETA, TARGET_HEADER,
 };
 use crate::proxy::info::ContainerInfo;

@@ -4,7 +4,7 @@ use super::names::{parse_version, versions_container};
 use super::{Context, Inner, ask, done, info_of, listing, question};
 use crate::env::{Req, Resp, SwiftPath, environ, quote};
 use crate::http::{error_html, is_success, is_true_text, set, text};
-use crate::layers_a::common::{allow_reserved, container_path, listing_rows, parse_header, unquote, with_json};
+use crate::middleware::common::{allow_reserved, container_path, listing_rows, parse_header, unquote, with_json};
 use crate::proxy::info::ContainerInfo;
 use http::{HeaderMap, Method};
 use serde_json::Value;
@@ -93,7 +93,7 @@ fn as_version(row: &mut Value, container: &str, location: &str, versions: bool) 
     map.insert("bytes".into(), bytes.into());
     map.insert("version_symlink".into(), true.into());
     if let Some((object, id)) = link.object.as_deref().and_then(parse_version).filter(|_| !versions) {
-        let target = crate::layers_a::common::object_path("v1", &link.account, container, object);
+        let target = crate::middleware::common::object_path("v1", &link.account, container, object);
         map.insert("symlink_path".into(), format!("{target}?version-id={id}").into());
     }
 }

@@ -7,8 +7,8 @@ use crate::env::{Req, Resp, SwiftPath, quote};
 use crate::http::{
     Conditions, Origin, Params, Ranges, Source, conditional, drain, error, error_html, is_true, read_all, set, text, unquote_etag,
 };
-use crate::layers_a::common::append_csv;
-use crate::layers_a::segments::{Fetch, open_expired, segmented};
+use crate::middleware::common::append_csv;
+use crate::middleware::segments::{Fetch, open_expired, segmented};
 use bytes::Bytes;
 use caelum_swiftkit::{Timestamp, md5_hex};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};

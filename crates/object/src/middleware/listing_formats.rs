@@ -1,4 +1,5 @@
-use super::xml;
+mod xml;
+
 use crate::env::{Req, Resp, SwiftPath, environ};
 use crate::http::{ListingAsIs, best_match, content_length, error, respond, set, text};
 use bytes::Bytes;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::layers_a::{Pace, Slo, SloConfig, Symlink};
+use crate::middleware::{Pace, Slo, SloConfig, Symlink};
 use crate::testing::{FakeStore, request, send, values};
 use caelum_swiftkit::{HashPath, md5_hex};
 use serde_json::{Value, json};

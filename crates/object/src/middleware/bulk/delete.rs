@@ -20,7 +20,7 @@ pub(super) fn quote_bytes(name: &[u8]) -> String {
 }
 
 /// One thing to delete.
-pub(in crate::layers_a) struct Target {
+pub(in crate::middleware) struct Target {
     /// `container` or `container/object`, decoded, perhaps with a slash before it. Need not be UTF-8.
     pub name: Vec<u8>,
     pub version_id: Option<String>,
@@ -30,7 +30,7 @@ pub(in crate::layers_a) struct Target {
 
 /// Where the names come from.
 #[async_trait]
-pub(in crate::layers_a) trait Targets: Send {
+pub(in crate::middleware) trait Targets: Send {
     async fn next(&mut self) -> Result<Option<Target>, Refusal>;
 }
 
@@ -44,7 +44,7 @@ impl Targets for List {
 }
 
 /// Deletes and keeps count.
-pub(in crate::layers_a) struct Deleter {
+pub(in crate::middleware) struct Deleter {
     pub next: Arc<dyn HttpService>,
     pub origin: Origin,
     pub path: SwiftPath,

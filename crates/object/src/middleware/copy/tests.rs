@@ -1,5 +1,5 @@
 use super::*;
-use crate::layers_a::{Dlo, Pace, Slo, SloConfig, Symlink};
+use crate::middleware::{Dlo, Pace, Slo, SloConfig, Symlink};
 use crate::testing::{FakeStore, request, send, values};
 use caelum_base::Env;
 use caelum_swiftkit::HashPath;

@@ -4,7 +4,7 @@ use super::MAX_DEPTH;
 use super::manifest::{Kind, MAX_STORED, Segment, parse_stored};
 use crate::env::quote;
 use crate::http::{ByteRange, Origin};
-use crate::layers_a::segments::{Fault, ObjectPiece, Piece, Pieces};
+use crate::middleware::segments::{Fault, ObjectPiece, Piece, Pieces};
 use async_trait::async_trait;
 use caelum_rest::HttpService;
 use http::Method;

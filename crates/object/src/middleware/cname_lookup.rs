@@ -1,7 +1,7 @@
 //! Domains of customers: a `Host` outside the storage domain is looked up in the DNS, and where its CNAME lies in the
 //! storage domain the request goes on as if it had come for that.
 
-use super::rewrite::{locations, split_origin, split_port, storage_domains};
+use super::hosts::{locations, split_origin, split_port, storage_domains};
 use crate::env::{Req, Resp};
 use crate::http::{error_plain, set, text};
 use crate::proxy::Cache;

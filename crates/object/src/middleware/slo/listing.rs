@@ -1,6 +1,6 @@
 use super::Inner;
 use crate::env::{Req, Resp};
-use crate::layers_a::common::{listing_rows, parse_header, with_json};
+use crate::middleware::common::{listing_rows, parse_header, with_json};
 use serde_json::Value;
 
 /// A container's listing: the large object's etag, kept behind the manifest's, becomes a field of its own.
