@@ -84,7 +84,7 @@ pub const OPTIONS: &[Opt] = &[
         "object.policies",
         Kind::List,
         "Policy-0",
-        "Names of the storage policies that containers may choose from, the default one first; names are only ever added at the end.",
+        "Storage policies that containers may choose from, the default one first, new ones only ever added at the end: a NAME keeps copies, NAME=ec:4+2 keeps 4 data and 2 parity fragments on 6 devices (ec:4+2x2: two copies of each; ec:4+2:SCHEME: isa_l_rs_cauchy, isa_l_rs_vand or liberasurecode_rs_vand).",
     ),
     Opt::new(
         "object.tempauth_users",

@@ -10,7 +10,7 @@ use caelum_consistency::container::{
 };
 use caelum_consistency::db::{DbDaemonConfig, audit_accounts, audit_containers, replicate_accounts, replicate_containers, run_forever};
 use caelum_consistency::object::expirer::ExpirerConfig;
-use caelum_consistency::object::{Config, auditor, expirer, replicator, updater};
+use caelum_consistency::object::{Config, auditor, expirer, reconstructor, replicator, updater};
 use caelum_diskfile::Manager;
 use caelum_objserver::db::SyncRealms;
 use caelum_rest::HttpService;
@@ -168,6 +168,11 @@ fn objects_of(config: &Config, p: &Parts, tasks: &mut JoinSet<()>, stop: &watch:
         let (c, stop) = (c.clone(), stop.clone());
         async move { repeat("object audits", DB_AUDITS, stop, || auditor::run_once(&c, auditor::Pass::All)).await }
     });
-    let (every, stop) = (replication(p.n_devices), stop.clone());
+    let every = replication(p.n_devices);
+    if p.swift.policies.iter().any(|policy| policy.is_ec()) {
+        let (c, stop) = (c.clone(), stop.clone());
+        tasks.spawn(async move { repeat("object reconstruction", every, stop, || reconstructor::run_once(&c)).await });
+    }
+    let stop = stop.clone();
     tasks.spawn(async move { repeat("object replication", every, stop, || replicator::run_once(&c)).await });
 }

@@ -1,12 +1,12 @@
 //! The store that `caelum up` serves with nothing configured: one node whose account, container and object servers
 //! run in this process, its data below the data directory.
 //!
-//! What is durable: the devices' directories, in Swift's own layout, and the secrets that names are hashed with.
-//! The rings are computed, the same at each start: a device's place depends on its name alone, so that a device more
-//! moves no more data than it gets.
+//! What is durable: the devices' directories, in Swift's own layout, the secrets that names are hashed with, and what
+//! [`layout`] writes down.
 
 use super::daemons::{Daemons, Parts};
 use super::keys::IdentityKeys;
+use super::layout::{self, ACCOUNT_PORT, CONTAINER_PORT, IP, OBJECT_PORT, prepare, rings};
 use crate::{DataDir, Settings};
 use caelum_base::{Env, Error, Result, Secret};
 use caelum_broker::Pool;
@@ -17,24 +17,12 @@ use caelum_object::pipeline::{self, BeforeAuth, Options};
 use caelum_objserver::object::{ObjectServer, ObjectServerConfig};
 use caelum_objserver::{AccountServer, AccountServerConfig, ContainerServer};
 use caelum_rest::{HttpService, OpInfo, Server, ServerHandle};
-use caelum_ring::{Device, Ring, Rings};
 use caelum_s3::{AnyCredentials, KeystoneCredentials, S3Credentials, S3Deps, S3Layer, S3Options};
-use caelum_swiftkit::{HashPath, Nodes, Policies, StoragePolicy, SwiftConf};
+use caelum_swiftkit::{HashPath, Nodes, SwiftConf};
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Partitions of the embedded rings: 2^10. It must never change, as data lies in directories named by partition.
-const PART_POWER: u32 = 10;
-/// Copies at most.
-const MAX_REPLICAS: usize = 3;
-/// Under these the rings name the servers of this process; nothing listens there.
-const IP: &str = "127.0.0.1";
-const OBJECT_PORT: u16 = 6200;
-const CONTAINER_PORT: u16 = 6201;
-const ACCOUNT_PORT: u16 = 6202;
 
 /// The running store.
 pub struct ObjectStore {
@@ -53,9 +41,10 @@ impl ObjectStore {
             move || prepare(&root, &wanted)
         });
         let devices = devices.await.map_err(|e| Error::internal(format!("object devices: {e}")))??;
-        let swift =
-            Arc::new(SwiftConf { hash: hash_path(&settings.data, env)?, policies: policies(settings.config.list("object.policies"))? });
-        let rings = rings(&devices, &swift.policies);
+        let policies = layout::policies(settings.config.list("object.policies"))?;
+        let rings = rings(&devices, &policies)?;
+        layout::remember(&settings.data, &policies)?;
+        let swift = Arc::new(SwiftConf { hash: hash_path(&settings.data, env)?, policies });
         let nodes = Nodes::default();
         let sync_realms = realms(&settings.data)?;
         let (disks, pool) = storage(&root, &swift, &nodes, env, &sync_realms);
@@ -160,103 +149,6 @@ fn hash_path(data: &DataDir, env: &Env) -> Result<HashPath> {
     Ok(HashPath { prefix: part("object-hash-prefix")?, suffix: part("object-hash-suffix")? })
 }
 
-fn make_dir(path: &Path) -> Result<()> {
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|e| Error::unavailable(format!("cannot create {}: {e}", path.display())))
-}
-
-/// Makes the devices' directories and gives their names. A directory given by option appears as a link whose name
-/// stays the same whatever other directories are given later.
-fn prepare(root: &Path, wanted: &[String]) -> Result<Vec<String>> {
-    make_dir(root)?;
-    if wanted.is_empty() {
-        make_dir(&root.join("d0"))?;
-        return Ok(vec!["d0".into()]);
-    }
-    let mut names = Vec::new();
-    for text in wanted {
-        let target = PathBuf::from(text);
-        if !target.is_absolute() {
-            return Err(Error::invalid(format!("object.devices: {text} is not an absolute path")));
-        }
-        make_dir(&target)?;
-        let name = device_name(root, &target)?;
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    names.sort();
-    Ok(names)
-}
-
-/// The name that a directory has had from its first day on.
-fn device_name(root: &Path, target: &Path) -> Result<String> {
-    for n in 1..=10_000 {
-        let link = root.join(format!("d{n}"));
-        match std::fs::read_link(&link) {
-            Ok(to) if to == target => return Ok(format!("d{n}")),
-            Ok(_) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                std::os::unix::fs::symlink(target, &link)
-                    .map_err(|e| Error::unavailable(format!("cannot create {}: {e}", link.display())))?;
-                return Ok(format!("d{n}"));
-            }
-            Err(e) => return Err(Error::unavailable(format!("cannot read {}: {e}", link.display()))),
-        }
-    }
-    Err(Error::invalid("object.devices: too many directories"))
-}
-
-/// How much a device wants a partition. Devices are ranked by it, so that one more takes over an even share of the
-/// partitions and the others keep theirs.
-fn wants(device: &str, partition: u32) -> u64 {
-    let hash = caelum_swiftkit::md5_hex(format!("{device}/{partition}").as_bytes());
-    u64::from_str_radix(&hash[..16], 16).unwrap_or(0)
-}
-
-fn ring(names: &[String], port: u16) -> Ring {
-    let device = |(id, name): (usize, &String)| {
-        Some(Device {
-            id: u32::try_from(id).unwrap_or(0),
-            region: 1,
-            zone: 1,
-            ip: IP.into(),
-            port,
-            replication_ip: IP.into(),
-            replication_port: port,
-            device: name.clone(),
-            weight: 100.0,
-            meta: String::new(),
-        })
-    };
-    let replicas = names.len().min(MAX_REPLICAS);
-    let mut rows = vec![Vec::with_capacity(1 << PART_POWER); replicas];
-    for partition in 0..1u32 << PART_POWER {
-        let mut ids: Vec<usize> = (0..names.len()).collect();
-        ids.sort_by_key(|i| std::cmp::Reverse((wants(&names[*i], partition), names[*i].clone())));
-        for (row, id) in rows.iter_mut().zip(ids) {
-            row.push(u32::try_from(id).unwrap_or(0));
-        }
-    }
-    Ring::new(names.iter().enumerate().map(device).collect(), rows, PART_POWER)
-}
-
-fn rings(names: &[String], policies: &Policies) -> Rings {
-    let objects = policies.iter().map(|p| (p.index, ring(names, OBJECT_PORT))).collect();
-    Rings::fixed(ring(names, ACCOUNT_PORT), ring(names, CONTAINER_PORT), objects)
-}
-
-/// A policy's number is its place in the list: data lies under it.
-fn policies(names: &[String]) -> Result<Policies> {
-    let policy = |(i, name): (usize, &String)| StoragePolicy {
-        index: u32::try_from(i).unwrap_or(0),
-        name: name.clone(),
-        is_default: i == 0,
-        ..StoragePolicy::zero()
-    };
-    Policies::new(names.iter().enumerate().map(policy).collect())
-}
-
 /// Where realms of container sync are written down, as in Swift.
 const REALMS: &str = "container-sync-realms.conf";
 
@@ -317,49 +209,6 @@ fn options(settings: &Settings) -> Result<Options> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn names(n: usize) -> Vec<String> {
-        (1..=n).map(|i| format!("d{i}")).collect()
-    }
-
-    #[test]
-    fn rings_are_even_and_change_little() {
-        let (three, four) = (ring(&names(3), 1), ring(&names(4), 1));
-        assert_eq!((three.replica_count(), four.replica_count(), ring(&names(1), 1).replica_count()), (3, 3, 1));
-        let mut count = [0usize; 4];
-        let mut moved = 0;
-        for p in 0..four.partition_count() {
-            let now: Vec<u32> = four.primaries(p).iter().map(|d| d.id).collect();
-            assert_eq!(now.len(), 3);
-            now.iter().for_each(|id| count[*id as usize] += 1);
-            moved += now.iter().filter(|id| **id == 3).count();
-        }
-        assert!(count.iter().all(|c| (690..850).contains(c)), "{count:?}");
-        // Nothing moves but to the new device.
-        assert_eq!(moved, count[3]);
-        assert_eq!(ring(&names(3), 1).replica2part2dev, three.replica2part2dev);
-    }
-
-    #[test]
-    fn devices_keep_their_names() {
-        let dir = tempfile::tempdir().unwrap();
-        let (root, a, b) = (dir.path().join("objects"), dir.path().join("a"), dir.path().join("b"));
-        let text = |p: &Path| p.display().to_string();
-        assert_eq!(prepare(&root, &[]).unwrap(), ["d0"]);
-        assert_eq!(prepare(&root, &[text(&a), text(&b)]).unwrap(), ["d1", "d2"]);
-        assert_eq!(prepare(&root, &[text(&b)]).unwrap(), ["d2"]);
-        assert_eq!(prepare(&root, &[text(&dir.path().join("c")), text(&b)]).unwrap(), ["d2", "d3"]);
-        assert!(prepare(&root, &["relative".into()]).is_err());
-    }
-
-    #[test]
-    fn named_policies() {
-        let p = policies(&["gold".into(), "silver".into()]).unwrap();
-        assert_eq!((p.default_policy().name.as_str(), p.by_name("Silver").unwrap().index), ("gold", 1));
-        assert!(policies(&["a".into(), "a".into()]).is_err());
-        assert_eq!(policies(&[]).unwrap().default_policy().name, "Policy-0");
-        assert!(rings(&names(1), &p).object(1).is_some());
-    }
 
     #[test]
     fn users() {

@@ -3,6 +3,7 @@
 mod daemons;
 mod embedded;
 mod keys;
+mod layout;
 mod swift;
 
 pub use embedded::ObjectStore;
