@@ -1,22 +1,47 @@
 use crate::{HashPath, Policies, PolicyKind, StoragePolicy};
 use caelum_base::{Error, Result};
 
-/// An ini file as oslo and Swift write them: sections in order, each with its keys in order. Lines
-/// that begin with `#` or `;` are comments; `key = value` or `key: value`.
+/// An ini file as Python's reader of them understands it: sections in order, each with its keys in order. Lines that
+/// begin with `#` or `;` are comments; `key = value` or `key: value`. A line that is indented deeper than its key's
+/// continues the value, with a line feed between.
 pub fn parse_ini(text: &str) -> Vec<(String, Vec<(String, String)>)> {
     let mut out: Vec<(String, Vec<(String, String)>)> = Vec::new();
+    let (mut indent, mut continues) = (0, false);
     for line in text.lines() {
+        let depth = line.len() - line.trim_start().len();
         let line = line.trim();
-        if line.is_empty() || line.starts_with(['#', ';']) {
+        if line.starts_with(['#', ';']) {
             continue;
         }
-        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
-            out.push((name.trim().to_string(), Vec::new()));
-        } else if let (Some((key, value)), Some(section)) = (line.split_once(['=', ':']), out.last_mut()) {
-            section.1.push((key.trim().to_string(), value.trim().to_string()));
+        let value = out.last_mut().and_then(|(_, keys)| keys.last_mut()).filter(|_| continues).map(|(_, value)| value);
+        match value {
+            Some(value) if line.is_empty() => value.push('\n'),
+            Some(value) if depth > indent => {
+                value.push('\n');
+                value.push_str(line);
+            }
+            _ if line.is_empty() => {}
+            _ => {
+                indent = depth;
+                continues = start(&mut out, line);
+            }
         }
     }
+    for (_, value) in out.iter_mut().flat_map(|(_, keys)| keys) {
+        value.truncate(value.trim_end().len());
+    }
     out
+}
+
+/// A line that continues nothing. Whether the next one may continue it.
+fn start(out: &mut Vec<(String, Vec<(String, String)>)>, line: &str) -> bool {
+    if let Some((name, _)) = line.strip_prefix('[').and_then(|l| l.rsplit_once(']')) {
+        out.push((name.trim().to_string(), Vec::new()));
+    } else if let (Some((key, value)), Some((_, keys))) = (line.split_once(['=', ':']), out.last_mut()) {
+        keys.push((key.trim().to_string(), value.trim().to_string()));
+        return true;
+    }
+    false
 }
 
 /// What `swift.conf` says.
@@ -81,6 +106,15 @@ fn policy(index: &str, keys: &[(String, String)]) -> Result<StoragePolicy> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_of_several_lines() {
+        let text = "[a]\nx = 1\n  y = 2\n# note\n\n    ; note\n  z\n\nk: v\n[b] # end\n  deep = 1\n  next = 2\n    more\n";
+        let pair = |k: &str, v: &str| (k.to_string(), v.to_string());
+        let a = vec![pair("x", "1\ny = 2\n\nz"), pair("k", "v")];
+        assert_eq!(parse_ini(text), [("a".into(), a), ("b".into(), vec![pair("deep", "1"), pair("next", "2\nmore")])]);
+        assert!(parse_ini("lost = 1\n").is_empty());
+    }
 
     #[test]
     fn a_cluster() {
