@@ -1,6 +1,6 @@
 //! The layer: tells S3 requests from others, finds out who signed them, answers them.
 
-use crate::auth::{SignedRequest, claim, looks_signed, query_pairs};
+use crate::auth::{EMPTY, SignedRequest, claim, looks_signed, query_pairs};
 use crate::context::{Cx, Rights};
 use crate::credentials::{Key, S3Credentials};
 use crate::errors::{S3Result, err, invalid_argument, not_implemented};
@@ -13,9 +13,12 @@ use caelum_object::http::{Origin, Params, content_length, read_all, set, text};
 use caelum_object::proxy::InfoSource;
 use caelum_rest::{BaseUrl, Body, HttpService};
 use caelum_safeio::fetch::FetchPolicy;
+use caelum_swiftkit::to_hex;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http_body::Body as _;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -188,7 +191,7 @@ impl Inner {
         let o = &self.deps.options;
         let base_url = req.extensions().get::<BaseUrl>().map(|b| b.0.clone()).unwrap_or_default();
         let mut origin = Origin::of(&req);
-        let (parts, body) = req.into_parts();
+        let (parts, mut body) = req.into_parts();
         let query = query_pairs(parts.uri.query());
         let mut headers = parts.headers;
         let target = if entry.is_website {
@@ -208,10 +211,17 @@ impl Inner {
             let sent = format!("{}{}", path_of(&base_url), parts.uri.path());
             let path = if claim.version() == "AWS" { entry.path.as_str() } else { sent.as_str() };
             let host_bucket = entry.host_bucket.as_deref();
-            let signed = SignedRequest { method: &parts.method, path, host_bucket, query: &query, headers: &headers };
+            let mut signed = SignedRequest { method: &parts.method, path, host_bucket, query: &query, headers: &headers, body_hash: None };
             claim.check(&signed, &o.region, self.deps.env.now())?;
             let found = self.key_of(claim.access()).await?;
-            context = claim.verify(&signed, &found.secret)?;
+            let mut own_hash = None;
+            if claim.needs_hash() && !headers.contains_key("x-amz-content-sha256") {
+                (own_hash, body) = hash_of_body(&parts.method, body).await?;
+            }
+            signed.body_hash = own_hash.as_deref();
+            context = claim
+                .verify(&signed, &found.secret)
+                .map_err(|e| if own_hash.as_deref().is_some_and(|h| h != EMPTY) { payload::missing_hash() } else { e })?;
             key = Some(found);
         }
         if query.iter().any(|(k, _)| k.eq_ignore_ascii_case("x-amz-security-token")) || headers.contains_key("x-amz-security-token") {
@@ -220,9 +230,9 @@ impl Inner {
         if claim.as_ref().is_some_and(crate::auth::Claim::in_query) {
             hoist(&query, &mut headers);
         }
-        let needs_hash = claim.as_ref().is_some_and(|c| !c.in_query() && c.version() == "AWS4-HMAC-SHA256");
+        let needs_hash = claim.as_ref().is_some_and(crate::auth::Claim::needs_hash);
         check_headers(&headers, o)?;
-        let plan = payload::plan(&headers, context.filter(|_| needs_hash), needs_hash)?;
+        let plan = payload::plan(&headers, context.filter(|_| needs_hash))?;
         let (account, is_owner) = account_of(&target, key.as_ref(), &o.account_prefix)?;
         let caller = key.map(|k| Arc::new(k.caller));
         if let Some(e) = &mut origin.environ {
@@ -257,6 +267,25 @@ impl Inner {
             }
         }
     }
+}
+
+/// Bodies up to this size, in bytes, are hashed before the signature is checked when a client has signed their hash
+/// without naming it.
+const MAX_UNNAMED: usize = 1 << 20;
+
+/// The SHA-256 of a body that no header names, and the body again. Some clients (curl before 8.0 among them) sign it
+/// without sending it. What they sign is compared with what has arrived, so that nothing goes unsigned; Amazon refuses
+/// these requests, and so are larger bodies here.
+async fn hash_of_body(method: &Method, body: Body) -> S3Result<(Option<String>, Body)> {
+    let size = body.size_hint();
+    if size.exact() == Some(0) || matches!(*method, Method::GET | Method::HEAD) {
+        return Ok((Some(EMPTY.into()), body));
+    }
+    if size.lower() > MAX_UNNAMED as u64 {
+        return Err(payload::missing_hash());
+    }
+    let data = read_all(body, MAX_UNNAMED).await.ok_or_else(payload::missing_hash)?;
+    Ok((Some(to_hex(&Sha256::digest(&data))), caelum_rest::full(data)))
 }
 
 /// The path of a URL, without a slash at its end.

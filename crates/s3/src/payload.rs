@@ -85,9 +85,13 @@ fn trailer_checksum(headers: &HeaderMap) -> S3Result<Option<Algorithm>> {
     Algorithm::by_header(named).ok_or_else(bad).map(Some)
 }
 
-/// What the headers of a request say about its body. `context` is that of a version-4 signature in the headers;
-/// `needs_hash` is whether it is one.
-pub fn plan(headers: &HeaderMap, context: Option<SigningContext>, needs_hash: bool) -> S3Result<Plan> {
+pub fn missing_hash() -> S3Error {
+    invalid_request("Missing required header for this request: x-amz-content-sha256")
+}
+
+/// What the headers of a request say about its body. `context` is that of a version-4 signature in the headers, which
+/// covers the body's hash whether a header names it or not.
+pub fn plan(headers: &HeaderMap, context: Option<SigningContext>) -> S3Result<Plan> {
     let in_header = header_checksum(headers)?;
     let trailer = trailer_checksum(headers)?;
     if in_header.is_some() && trailer.is_some() {
@@ -103,9 +107,6 @@ pub fn plan(headers: &HeaderMap, context: Option<SigningContext>, needs_hash: bo
     let checksum = in_header.map(|(a, v)| (a, Some(v))).or(trailer.map(|a| (a, None)));
     let length = number(headers, "content-length")?;
     let Some(hash) = text(headers, "x-amz-content-sha256") else {
-        if needs_hash {
-            return Err(invalid_request("Missing required header for this request: x-amz-content-sha256"));
-        }
         return Ok(Plan { mode: Mode::Plain(None), length, checksum, has_trailer: false });
     };
     if hash == "UNSIGNED-PAYLOAD" {

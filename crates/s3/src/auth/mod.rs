@@ -8,7 +8,7 @@
 mod v2;
 mod v4;
 
-pub use v4::SigningContext;
+pub use v4::{EMPTY, SigningContext};
 
 use crate::errors::{S3Error, S3Result, err};
 use base64::Engine;
@@ -35,6 +35,8 @@ pub struct SignedRequest<'a> {
     pub host_bucket: Option<&'a str>,
     pub query: &'a [(String, String)],
     pub headers: &'a HeaderMap,
+    /// SHA-256 of the body in hex, for requests that do not name it in `x-amz-content-sha256`.
+    pub body_hash: Option<&'a str>,
 }
 
 /// Where a signature stands and who made it.
@@ -123,6 +125,11 @@ impl Claim {
             Self::V2Header { access, .. } | Self::V2Query { access, .. } => access,
             Self::V4 { parts, .. } => &parts.access,
         }
+    }
+
+    /// The signature covers a hash of the body.
+    pub fn needs_hash(&self) -> bool {
+        matches!(self, Self::V4 { in_query: false, .. })
     }
 
     pub fn in_query(&self) -> bool {

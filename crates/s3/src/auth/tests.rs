@@ -21,7 +21,14 @@ impl Case {
     }
 
     fn request(&self) -> SignedRequest<'_> {
-        SignedRequest { method: &self.method, path: self.path, host_bucket: None, query: &self.query, headers: &self.headers }
+        SignedRequest {
+            method: &self.method,
+            path: self.path,
+            host_bucket: None,
+            query: &self.query,
+            headers: &self.headers,
+            body_hash: None,
+        }
     }
 
     fn verify(&self, now: &str) -> S3Result<Option<SigningContext>> {

@@ -226,14 +226,14 @@ impl Parts {
         let payload = match text(r.headers, "x-amz-content-sha256") {
             Some(p) => p.to_string(),
             None if in_query => single_param(r.query, "X-Amz-Content-Sha256")?.unwrap_or("UNSIGNED-PAYLOAD").to_string(),
-            None => "UNSIGNED-PAYLOAD".to_string(),
+            None => r.body_hash.ok_or_else(mismatch)?.to_string(),
         };
         Ok(format!("{}\n{path}\n{}\n{headers}\n{}\n{payload}", r.method, query.join("&"), names.join(";")))
     }
 }
 
 /// SHA-256 of nothing.
-const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+pub const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 impl SigningContext {
     fn check(&mut self, text: &str, signature: &str) -> bool {

@@ -307,7 +307,14 @@ async fn presigned_urls_cover_what_they_say() {
     let mut headers = http::HeaderMap::new();
     headers.insert("host", HeaderValue::from_static("s3.test"));
     let method = http::Method::PUT;
-    let signed = crate::auth::SignedRequest { method: &method, path: "/bucket/new", host_bucket: None, query: &pairs, headers: &headers };
+    let signed = crate::auth::SignedRequest {
+        method: &method,
+        path: "/bucket/new",
+        host_bucket: None,
+        query: &pairs,
+        headers: &headers,
+        body_hash: None,
+    };
     let Some(crate::auth::Claim::V4 { parts, .. }) = crate::auth::claim(&headers, &pairs).unwrap() else { panic!() };
     let context = parts.context(&signed, true, &caelum_base::Secret::new("secret".into())).unwrap();
     let signature = parts.expected(&signed, true, &context).unwrap();
@@ -321,4 +328,24 @@ async fn presigned_urls_cover_what_they_say() {
     assert_eq!(c.store.object("AUTH_p1", "bucket", "new").unwrap().body, "own");
     let again = c.raw(c.request("GET", &target, &[], b"")).await;
     assert_eq!(again.code(), "SignatureDoesNotMatch");
+}
+
+#[tokio::test]
+async fn a_hash_that_is_signed_but_not_named() {
+    use crate::sign::sign_as_it_is;
+    let c = Cloud::new();
+    let now = caelum_base::Clock::now(&*c.clock);
+    let send = async |method: &str, target: &str, body: &[u8], signed: &[u8]| {
+        c.raw(sign_as_it_is(c.request(method, target, &[], body), "owner", "secret", now, signed)).await.code()
+    };
+    assert_eq!(send("PUT", "/bucket", b"", b"").await, "200");
+    assert_eq!(send("PUT", "/bucket/k", b"data", b"data").await, "200");
+    assert_eq!(send("GET", "/bucket/k", b"", b"").await, "200");
+    assert_eq!(send("GET", "/bucket/k", b"", b"x").await, "SignatureDoesNotMatch");
+    // A signature that does not cover the data is none.
+    assert_eq!(send("PUT", "/bucket/k", b"datA", b"data").await, "InvalidRequest");
+    assert_eq!(send("PUT", "/bucket/k", b"evil", b"").await, "InvalidRequest");
+    let big = vec![b'x'; (1 << 20) + 1];
+    assert_eq!(send("PUT", "/bucket/k", &big, &big).await, "InvalidRequest");
+    assert_eq!(send("PUT", "/bucket/k", &big[1..], &big[1..]).await, "200");
 }
