@@ -1,22 +1,18 @@
 //! GET and HEAD: the first node that has what is wanted, and another one when it breaks off.
 
 use super::backend::{Core, Node, NodeIter, NodeRequest, Reply, header_time, is_success};
+use super::object_body::{Extent, ObjectBody};
 use super::quorum::{best_response, copy_headers, status_code};
 use crate::env::Resp;
 use crate::http::{is_true, set, text};
-use bytes::Bytes;
-use caelum_rest::{Body, BoxError};
+use caelum_rest::Body;
 use caelum_swiftkit::{Timestamp, quorum_size};
-use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::{HeaderMap, HeaderValue, Method, Response, header};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::Body as _;
 use http_body_util::BodyExt;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::{Instant, Sleep};
 
 /// What kind of server is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +95,7 @@ impl Getter {
         }
     }
 
-    fn timeout(&self) -> Duration {
+    pub(super) fn timeout(&self) -> Duration {
         let o = &self.core.options;
         if self.kind == Kind::Object && !self.newest { o.recoverable_node_timeout } else { o.node_timeout }
     }
@@ -259,9 +255,9 @@ impl Getter {
             let left = text(resp.headers(), "content-length").and_then(|l| l.parse().ok());
             return resp.map(|_| match left {
                 // Nothing can be resumed, yet silence must end.
-                Some(left) => {
-                    let node = Some(found.node);
-                    ObjectBody { inner: body, node, at: 0, left, getter: None, search: None, timeout, timer: None }.boxed_unsync()
+                Some(length) => {
+                    let extent = Extent { first: 0, length, whole: false };
+                    ObjectBody::new(body, found.node, &extent, None, timeout).boxed_unsync()
                 }
                 None => body,
             });
@@ -274,35 +270,23 @@ impl Getter {
     fn object_body(self, status: u16, headers: &HeaderMap, node: Node, body: Body) -> Body {
         let length = text(headers, "content-length").and_then(|l| l.parse::<u64>().ok());
         let range = text(headers, "content-range").and_then(parse_content_range);
-        let first = match (status, range, length) {
-            (200, _, Some(_)) => Some(0),
-            (206, Some((first, ..)), Some(_)) => Some(first),
-            _ => None,
+        let extent = match (status, range, length) {
+            (200, _, Some(length)) => Extent { first: 0, length, whole: true },
+            (206, Some((first, _, size)), Some(length)) => Extent { first, length, whole: first == 0 && length == size },
+            // Without a known place in the object (several ranges) nothing can be resumed.
+            _ => return body,
         };
-        // Without a known place in the object (several ranges) nothing can be resumed.
-        let Some((first, length)) = first.zip(length) else { return body };
         let timeout = self.timeout();
         let resumable = (!self.newest).then(|| Box::new(self));
-        ObjectBody { inner: body, node: Some(node), at: first, left: length, getter: resumable, search: None, timeout, timer: None }
-            .boxed_unsync()
+        ObjectBody::new(body, node, &extent, resumable, timeout).boxed_unsync()
     }
 
-    /// Looks for another node that has the bytes from `at` on.
-    async fn resume(mut self: Box<Self>, at: u64, left: u64) -> (Box<Self>, Option<(Node, Body)>) {
-        let last = at + left.saturating_sub(1);
-        if let Ok(range) = HeaderValue::from_str(&format!("bytes={at}-{last}")) {
-            self.headers.insert(header::RANGE, range);
-        }
-        self.headers.remove("x-backend-ignore-range-if-metadata-present");
-        while let Some(found) = self.find().await {
-            let h = found.response.headers();
-            let range = text(h, "content-range").and_then(parse_content_range);
-            if found.response.status().as_u16() == 206 && range.is_some_and(|(a, b, _)| a == at && b == last) {
-                let node = found.node;
-                return (self, Some((node, found.response.into_body())));
-            }
-        }
-        (self, None)
+    pub(super) fn headers_mut(&mut self) -> &mut HeaderMap {
+        &mut self.headers
+    }
+
+    pub(super) fn failed(&self, node: &Node, what: &str, error: &str) {
+        self.core.failed(node, what, error);
     }
 }
 
@@ -315,101 +299,6 @@ pub(crate) fn parse_content_range(value: &str) -> Option<(u64, u64, u64)> {
     let (range, length) = value.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     Some((first.parse().ok()?, last.parse().ok()?, length.parse().ok()?))
-}
-
-type Search = BoxFuture<'static, (Box<Getter>, Option<(Node, Body)>)>;
-
-/// An object's bytes from a node, and from another when that one breaks off or is silent too long.
-struct ObjectBody {
-    inner: Body,
-    node: Option<Node>,
-    /// Position in the object of the next byte, and how many are still to come.
-    at: u64,
-    left: u64,
-    getter: Option<Box<Getter>>,
-    search: Option<Search>,
-    timeout: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl ObjectBody {
-    /// A piece from the node; `Err` when it can give no more.
-    fn poll_node(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, BoxError>> {
-        loop {
-            match Pin::new(&mut self.inner).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    if let Ok(data) = frame.into_data()
-                        && !data.is_empty()
-                    {
-                        self.timer = None;
-                        return Poll::Ready(Ok(data));
-                    }
-                }
-                Poll::Ready(Some(Err(e))) => return Poll::Ready(Err(e)),
-                Poll::Ready(None) => return Poll::Ready(Err(BoxError::from("the answer ended early"))),
-                Poll::Pending => {
-                    let timeout = self.timeout;
-                    let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + timeout)));
-                    return match timer.as_mut().poll(cx) {
-                        Poll::Ready(()) => Poll::Ready(Err(BoxError::from("no data in time"))),
-                        Poll::Pending => Poll::Pending,
-                    };
-                }
-            }
-        }
-    }
-}
-
-impl http_body::Body for ObjectBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
-        loop {
-            if this.left == 0 {
-                return Poll::Ready(None);
-            }
-            if let Some(search) = &mut this.search {
-                let (getter, found) = match search.as_mut().poll(cx) {
-                    Poll::Ready(r) => r,
-                    Poll::Pending => return Poll::Pending,
-                };
-                this.search = None;
-                let Some((node, body)) = found else {
-                    return Poll::Ready(Some(Err(BoxError::from("no other node has the rest of the object"))));
-                };
-                (this.node, this.inner, this.getter) = (Some(node), body, Some(getter));
-            }
-            match this.poll_node(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(mut data)) => {
-                    let n = (data.len() as u64).min(this.left);
-                    data.truncate(usize::try_from(n).unwrap_or(usize::MAX));
-                    this.at += n;
-                    this.left -= n;
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                Poll::Ready(Err(e)) => {
-                    this.timer = None;
-                    this.inner = caelum_rest::empty();
-                    let Some(getter) = this.getter.take() else { return Poll::Ready(Some(Err(e))) };
-                    if let Some(node) = this.node.take() {
-                        getter.core.failed(&node, "reading an object broke off, trying another node", &e.to_string());
-                    }
-                    this.search = Some(Box::pin(getter.resume(this.at, this.left)));
-                }
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left == 0
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
-    }
 }
 
 pub(crate) fn set_last_modified(headers: &mut HeaderMap, t: Timestamp) {

@@ -17,6 +17,7 @@ mod limiter;
 pub mod memcache;
 pub(crate) mod mime_types;
 mod object;
+mod object_body;
 pub mod options;
 mod put;
 mod quorum;

@@ -102,6 +102,32 @@ async fn reading_goes_on_at_another_node() {
     assert!(get.broken, "an answer that cannot be completed must not look whole");
 }
 
+/// A server that finds at the end that what it sent was damaged breaks off.
+#[tokio::test]
+async fn damaged_bytes_never_pass_as_whole() {
+    for at in [10, 2_000_000] {
+        let c = Cluster::with_container().await;
+        assert_eq!(c.call("PUT", "/v1/a/c/o", &[], big()).await.status, 201);
+        let (primaries, _) = c.places("o");
+        for p in &primaries[..2] {
+            p.fault(Fault::BreakAfter(1_000_000));
+            let mut state = p.0.lock().unwrap();
+            let stored = state.things.get_mut("/a/c/o").unwrap();
+            let mut data = stored.data.to_vec();
+            data[at] ^= 1;
+            stored.data = data.into();
+        }
+        let mut broken = 0;
+        for headers in [&[][..], &[("range", "bytes=0-")]].repeat(10) {
+            let get = c.call("GET", "/v1/a/c/o", headers, "").await;
+            assert!(get.broken || get.body == big(), "{at} {headers:?}");
+            broken += u32::from(get.broken);
+        }
+        // What was sent before the damaged byte is right: another copy completes it.
+        assert_eq!(broken > 0, at == 10, "{broken}");
+    }
+}
+
 #[tokio::test]
 async fn the_newest_wins_when_asked_for() {
     let c = Cluster::with_container().await;
