@@ -43,7 +43,7 @@ fn grouped(m: &Arc<Manager>, device: &str, partition: &str, name: &str, at: Time
     meta.set("X-Timestamp", at.internal());
     meta.set("Content-Type", "application/octet-stream");
     meta.set("Content-Length", size.to_string());
-    meta.set("ETag", etag);
+    meta.set("ETag", etag.unwrap_or_default());
     w.put(meta)?.wait_blocking()?;
     Ok(())
 }

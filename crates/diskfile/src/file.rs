@@ -3,6 +3,7 @@ use crate::metadata::{self, ReadError};
 use crate::names::FileInfo;
 use crate::ondisk::{FragWish, OnDisk, resolve};
 use crate::quarantine::is_corrupt;
+use crate::verified::FileId;
 use crate::{DiskError, DiskResult, Manager, Metadata};
 use caelum_swiftkit::{StoragePolicy, Timestamp};
 use rustix::fs::{Mode, OFlags};
@@ -50,6 +51,7 @@ pub struct Opened {
     pub meta_metadata: Option<Metadata>,
     pub on_disk: OnDisk,
     pub name: String,
+    pub(crate) id: FileId,
     is_ec: bool,
 }
 
@@ -249,10 +251,11 @@ impl DiskFile {
             alone.remove("name");
             meta_metadata = Some(alone);
         }
-        let size = self.verify(&file, &metadata, now)?;
+        let id = self.verify(&file, &metadata, now)?;
         let name = metadata.name().unwrap_or_default().to_string();
         let is_ec = self.policy.is_ec();
-        Ok(Opened { file, data_path: path, size, metadata, data_metadata, meta_metadata, on_disk: found, name, is_ec })
+        let size = id.size;
+        Ok(Opened { file, data_path: path, size, id, metadata, data_metadata, meta_metadata, on_disk: found, name, is_ec })
     }
 
     fn absent(&self, found: &OnDisk) -> DiskError {
@@ -295,8 +298,8 @@ impl DiskFile {
         }
     }
 
-    /// Name, expiry and size. Gives the size.
-    fn verify(&self, file: &File, metadata: &Metadata, now: Timestamp) -> DiskResult<u64> {
+    /// Name, expiry and size. Gives which file it is.
+    fn verify(&self, file: &File, metadata: &Metadata, now: Timestamp) -> DiskResult<FileId> {
         let bad = |reason: String| self.quarantine(&self.dir, reason);
         let Some(name) = metadata.name() else { return Err(bad("missing name metadata".into())) };
         match &self.name {
@@ -322,11 +325,11 @@ impl DiskFile {
         }
         let Some(text) = metadata.get("Content-Length") else { return Err(bad("missing content-length in metadata".into())) };
         let length: u64 = text.trim().parse().map_err(|_| bad(format!("bad metadata content-length value {text}")))?;
-        let size = file.metadata().map_err(|e| bad(format!("not stat-able: {e}")))?.len();
-        if size != length {
-            return Err(bad(format!("metadata content-length {length} does not match actual object size {size}")));
+        let id = FileId::from(&file.metadata().map_err(|e| bad(format!("not stat-able: {e}")))?);
+        if id.size != length {
+            return Err(bad(format!("metadata content-length {length} does not match actual object size {}", id.size)));
         }
-        Ok(size)
+        Ok(id)
     }
 
     /// Moves the object (or what holds it) aside; the error to answer with.

@@ -15,6 +15,7 @@
 //! Everything blocks, [`Pending::wait`] excepted; async callers do a whole operation in one `spawn_blocking`.
 //! A crash can leave unnamed temporary files in `tmp*` and stale entries in `hashes.invalid`; both are harmless.
 
+mod buffers;
 mod clean;
 mod commit;
 mod error;
@@ -30,6 +31,7 @@ pub mod ondisk;
 mod pending;
 mod quarantine;
 mod reader;
+mod verified;
 mod writer;
 
 pub use commit::Pending;

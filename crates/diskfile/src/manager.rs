@@ -1,5 +1,6 @@
 use crate::commit::Syncer;
 use crate::lock::{DirLock, lock_dir};
+use crate::verified::Verified;
 use crate::{DiskError, DiskResult};
 use caelum_base::Env;
 use caelum_swiftkit::{StoragePolicy, SwiftConf, Timestamp, to_hex};
@@ -94,12 +95,13 @@ pub struct Manager {
     pub config: Config,
     known: RwLock<HashMap<String, Arc<Device>>>,
     policies: HashMap<u32, Arc<StoragePolicy>>,
+    pub(crate) verified: Verified,
 }
 
 impl Manager {
     pub fn new(config: Config) -> Arc<Self> {
         let policies = config.swift.policies.iter().map(|p| (p.index, Arc::new(p.clone()))).collect();
-        Arc::new(Self { config, known: RwLock::default(), policies })
+        Arc::new(Self { config, known: RwLock::default(), policies, verified: Verified::default() })
     }
 
     pub fn now(&self) -> Timestamp {

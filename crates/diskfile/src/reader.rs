@@ -1,10 +1,12 @@
 //! Reading an object's data, its checksum verified while it is read whole.
 
+use crate::buffers::{BUFFER, Buffer};
 use crate::{DiskError, DiskFile, DiskResult, Opened};
 use bytes::Bytes;
 use caelum_swiftkit::to_hex;
 use md5::{Digest, Md5};
-use rustix::buffer::spare_capacity;
+use rustix::io::{ReadWriteFlags, preadv2};
+use std::io::IoSliceMut;
 
 /// Looks at an object's bytes in order as they are read from its beginning; an error means that they are damaged.
 pub trait Inspector: Send {
@@ -13,27 +15,39 @@ pub trait Inspector: Send {
     fn finish(&mut self) -> Result<(), String>;
 }
 
-/// Reads an opened object in pieces. Blocks.
+/// Reads an opened object in pieces. Blocks, but for [`Self::read_cached`].
 pub struct Reader {
     object: DiskFile,
     opened: Opened,
     at: u64,
     end: u64,
-    /// While reading the whole object.
-    md5: Option<Md5>,
+    check: Check,
     inspector: Option<Box<dyn Inspector>>,
     keep_cache: bool,
     dropped: u64,
 }
 
+/// What is known of the bytes that are read.
+enum Check {
+    /// A part of the object: nothing can be said.
+    None,
+    /// The whole object was right and is in memory still.
+    Known,
+    /// It was, but this is no longer in memory: what has been read so far has to be read again.
+    Again,
+    Md5(Md5),
+}
+
 /// Read between two hints to drop pages from the cache.
 const DROP_WINDOW: u64 = 1 << 20;
+/// Objects up to this are checked each time.
+const SMALL: u64 = 64 << 10;
 
 impl Reader {
     pub fn new(object: DiskFile, opened: Opened) -> Self {
         let keep_cache = opened.size <= object.manager.config.keep_cache_size;
         let end = opened.size;
-        let mut out = Self { object, opened, at: 0, end, md5: None, inspector: None, keep_cache, dropped: 0 };
+        let mut out = Self { object, opened, at: 0, end, check: Check::None, inspector: None, keep_cache, dropped: 0 };
         out.range(0, end);
         out
     }
@@ -54,10 +68,16 @@ impl Reader {
         self.at = start;
         self.end = end.min(self.opened.size);
         self.dropped = start;
-        self.md5 = (start == 0 && self.end == self.opened.size).then(Md5::new);
         if start != 0 {
             self.inspector = None;
         }
+        self.check = if start != 0 || self.end != self.opened.size {
+            Check::None
+        } else if self.opened.size > SMALL && self.object.manager.verified.contains(&self.opened.id) {
+            Check::Known
+        } else {
+            Check::Md5(Md5::new())
+        };
     }
 
     /// As [`Self::range`], but reading on from where it is keeps what has been checked so far.
@@ -71,36 +91,88 @@ impl Reader {
         self.end.saturating_sub(self.at)
     }
 
+    /// The next bytes if they need no check and are in memory. Does not block. `None`: [`Self::read`] has to do it.
+    pub fn read_cached(&mut self) -> Option<Bytes> {
+        if self.inspector.is_some() || !matches!(self.check, Check::None | Check::Known) || !self.keep_cache {
+            return None;
+        }
+        let want = self.remaining().min(BUFFER as u64) as usize;
+        let mut buffer = Buffer::new();
+        let space = &mut [IoSliceMut::new(buffer.space().get_mut(..want)?)];
+        match preadv2(&self.opened.file, space, self.at, ReadWriteFlags::NOWAIT) {
+            Ok(n) if n > 0 => {
+                self.at += n as u64;
+                Some(buffer.filled(n))
+            }
+            _ => {
+                if matches!(self.check, Check::Known) {
+                    self.object.manager.verified.remove(&self.opened.id);
+                    self.check = Check::Again;
+                }
+                None
+            }
+        }
+    }
+
     /// The next bytes, at most `max`; empty at the end. Errors: `Quarantined` when the object turned out damaged;
     /// what was read so far must then not pass as the whole object. So the last piece is only given once the
     /// checksum is right.
     pub fn read(&mut self, max: usize) -> DiskResult<Bytes> {
-        let want = self.remaining().min(max as u64) as usize;
-        if want == 0 {
-            return Ok(Bytes::new());
+        if matches!(self.check, Check::Known | Check::Again) {
+            self.check_again()?;
         }
-        let mut buf = Vec::with_capacity(want);
-        while buf.len() < want {
-            let before = buf.len();
-            let at = self.at + before as u64;
-            let n = match rustix::io::pread(&self.opened.file, spare_capacity(&mut buf), at) {
-                Ok(n) => n,
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(e) if crate::quarantine::is_corrupt(&e.into()) => return Err(self.damaged(format!("read failed: {e}"))),
-                Err(e) => return Err(e.into()),
-            };
-            if n == 0 {
-                return Err(self.damaged(format!("Bytes read: {at}, does not match metadata: {}", self.opened.size)));
-            }
-        }
-        buf.truncate(want);
-        self.at += want as u64;
+        let out = self.piece(max)?;
         if !self.keep_cache && (self.at - self.dropped >= DROP_WINDOW || self.at == self.end) {
             crate::writer::drop_cache(&self.opened.file, self.dropped, self.at - self.dropped);
             self.dropped = self.at;
         }
-        self.check(&buf)?;
-        Ok(buf.into())
+        Ok(out)
+    }
+
+    /// Reads and checks what comes next.
+    fn piece(&mut self, max: usize) -> DiskResult<Bytes> {
+        let want = self.remaining().min(max as u64).min(BUFFER as u64) as usize;
+        if want == 0 {
+            return Ok(Bytes::new());
+        }
+        let out: Bytes = if want as u64 <= SMALL {
+            let mut small = vec![0; want];
+            self.fill(&mut small)?;
+            small.into()
+        } else {
+            let mut buffer = Buffer::new();
+            self.fill(buffer.space().get_mut(..want).unwrap_or_default())?;
+            buffer.filled(want)
+        };
+        self.at += want as u64;
+        self.check(&out)?;
+        Ok(out)
+    }
+
+    fn fill(&self, buf: &mut [u8]) -> DiskResult<()> {
+        let mut done = 0;
+        while let Some(rest) = buf.get_mut(done..).filter(|r| !r.is_empty()) {
+            let at = self.at + done as u64;
+            match rustix::io::pread(&self.opened.file, rest, at) {
+                Ok(0) => return Err(self.damaged(format!("Bytes read: {at}, does not match metadata: {}", self.opened.size))),
+                Ok(n) => done += n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) if crate::quarantine::is_corrupt(&e.into()) => return Err(self.damaged(format!("read failed: {e}"))),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Catches up with what was given out without a check.
+    fn check_again(&mut self) -> DiskResult<()> {
+        let at = std::mem::take(&mut self.at);
+        self.check = Check::Md5(Md5::new());
+        while self.at < at {
+            let rest = usize::try_from(at - self.at).unwrap_or(usize::MAX);
+            self.piece(rest)?;
+        }
+        Ok(())
     }
 
     fn check(&mut self, chunk: &[u8]) -> DiskResult<()> {
@@ -111,16 +183,20 @@ impl Reader {
                 return Err(self.damaged(reason));
             }
         }
-        if let Some(md5) = &mut self.md5 {
-            md5.update(chunk);
+        let Check::Md5(md5) = &mut self.check else { return Ok(()) };
+        md5.update(chunk);
+        if !at_end {
+            return Ok(());
         }
-        if at_end && let Some(sum) = self.md5.take() {
-            let sum = to_hex(&sum.finalize());
-            let etag = self.opened.etag();
-            if sum != etag {
-                let reason = format!("ETag {etag} and file's md5 {sum} do not match");
-                return Err(self.damaged(reason));
-            }
+        let sum = to_hex(&std::mem::take(md5).finalize());
+        self.check = Check::None;
+        let etag = self.opened.etag();
+        if sum != etag {
+            let reason = format!("ETag {etag} and file's md5 {sum} do not match");
+            return Err(self.damaged(reason));
+        }
+        if self.opened.size > SMALL && self.keep_cache && self.inspector.is_none() {
+            self.object.manager.verified.insert(self.opened.id);
         }
         Ok(())
     }

@@ -55,6 +55,7 @@ fn put(o: &DiskFile, body: &[u8], t: Timestamp, extra: &[(&str, &str)]) {
     let mut w = o.writer(Some(body.len() as u64), Ext::Data).unwrap();
     w.write(body).unwrap();
     let (size, etag) = w.finish();
+    let etag = etag.unwrap();
     let mut m = Metadata::new();
     for (k, v) in [("X-Timestamp", t.internal().as_str()), ("Content-Length", &size.to_string()), ("ETag", &etag), ("Content-Type", "a/b")]
     {
@@ -139,10 +140,40 @@ fn an_abandoned_write_leaves_nothing() {
     let mut w = p.writer(None, Ext::Data).unwrap();
     w.write(b"x").unwrap();
     std::fs::remove_dir(p.dir()).unwrap();
-    let (_, etag) = w.finish();
+    let etag = w.finish().1.unwrap();
     let m = [("X-Timestamp", at(0).internal()), ("Content-Length", "1".into()), ("ETag", etag)];
     w.put(m.into_iter().map(|(k, v)| (k.to_string(), v)).collect()).unwrap().wait_blocking().unwrap();
     assert_eq!(read_all(&p).unwrap(), b"x");
+}
+
+#[test]
+fn what_was_checked_and_stayed_in_memory_is_not_checked_again() {
+    let b = bed();
+    let o = b.object("o");
+    let body: Vec<u8> = (0..700_000_u32).map(|i| (i % 251) as u8).collect();
+    put(&o, &body, at(0), &[]);
+    let mut r = o.reader(at(0)).unwrap();
+    assert!(r.read_cached().is_none(), "nobody has looked at it yet");
+    assert_eq!(read_all(&o).unwrap(), body);
+    let mut r = o.reader(at(0)).unwrap();
+    let first = r.read_cached().expect("known to be right");
+    assert_eq!(first, body[..first.len()]);
+    // What comes from the disk in the middle is checked with all that came before.
+    let mut all = first.to_vec();
+    while all.len() < body.len() {
+        all.extend_from_slice(&r.read(1 << 20).unwrap());
+    }
+    assert_eq!(all, body);
+    // A change of the file ends the trust, and also for a reader that has begun with it.
+    let mut begun = o.reader(at(0)).unwrap();
+    begun.read_cached().expect("still known");
+    let data = o.dir().join(&b.names(&o)[0]);
+    let f = std::fs::OpenOptions::new().write(true).open(data).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&f, b"!", 600_000).unwrap();
+    let mut r = o.reader(at(0)).unwrap();
+    assert!(r.read_cached().is_none());
+    let rest = std::iter::from_fn(|| Some(begun.read(1 << 20))).find(|r| r.as_ref().map_or(true, |b| b.is_empty()));
+    assert!(matches!(rest, Some(Err(DiskError::Quarantined { .. }))));
 }
 
 #[test]

@@ -66,10 +66,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Size and MD5 in hex of what was written; nothing can be written after.
-    pub fn finish(&mut self) -> (u64, String) {
-        let sum = self.md5.take().unwrap_or_default();
-        (self.size, to_hex(&sum.finalize()))
+    /// Leaves the MD5 to the caller, who computes it anyway.
+    #[must_use]
+    pub fn unhashed(mut self) -> Self {
+        self.md5 = None;
+        self
+    }
+
+    /// Size and, unless that was left to the caller, MD5 in hex of what was written; nothing can be written after.
+    pub fn finish(&mut self) -> (u64, Option<String>) {
+        (self.size, self.md5.take().map(|sum| to_hex(&sum.finalize())))
     }
 
     /// Gives the file its metadata and name. `metadata` must have `X-Timestamp`; the object's name is added.

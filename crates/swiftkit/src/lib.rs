@@ -5,6 +5,7 @@
 //! the Swift documentation (`overview_architecture`, `overview_ring`, `overview_policies`).
 
 mod conf;
+mod digest;
 mod hash;
 mod nodes;
 pub mod pickle;
@@ -13,6 +14,7 @@ pub mod python;
 mod timestamp;
 
 pub use conf::{SwiftConf, parse_ini};
+pub use digest::UploadDigest;
 pub use hash::{HashPath, NameHash, md5_hex, to_hex};
 pub use nodes::{NodeError, Nodes};
 pub use policy::{Policies, PolicyKind, StoragePolicy, quorum_size};

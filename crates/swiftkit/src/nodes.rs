@@ -56,6 +56,11 @@ impl Nodes {
         self.local.read().expect("no holder of this lock panics").contains_key(&(ip.to_string(), port))
     }
 
+    /// Whether there are servers in this process.
+    pub fn any_local(&self) -> bool {
+        !self.local.read().expect("no holder of this lock panics").is_empty()
+    }
+
     /// Sends a request whose URI is a path on the node. `timeout` bounds the time to the response's
     /// head, the sending of the request's body included. A request with an [`Interim`] (its channel form) gets the
     /// node's `100 Continue` responses through it: uploads in two phases. Errors: no answer.

@@ -122,7 +122,7 @@ impl Core {
         let n = nodes.n_primaries;
         let what = format!("Account {method}");
         let entity = format!("/{}", quote(account));
-        let request = ToNodes { core: self.clone(), method, part, entity, headers: vec![headers; n], body: Bytes::new() };
+        let request = ToNodes { core: self.clone(), method, part, entity, headers: vec![headers; n], body: Bytes::new(), digest: None };
         self.infos.forget(account, None).await;
         let resp = request.ask(nodes, n, &[], &what).await;
         self.infos.forget(account, None).await;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use caelum_base::Env;
 use caelum_rest::Body;
 use caelum_ring::{Device, Ring, Rings};
-use caelum_swiftkit::{Nodes, SwiftConf, Timestamp};
+use caelum_swiftkit::{Nodes, SwiftConf, Timestamp, UploadDigest};
 use http::{HeaderMap, Method, Request, Response, Uri};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -92,6 +92,8 @@ pub(crate) struct NodeRequest<'a> {
     /// `/account/container/object`, percent-encoded, with the query if any.
     pub entity: &'a str,
     pub timeout: Duration,
+    /// Of the object that is sent, for nodes in this process.
+    pub digest: Option<&'a UploadDigest>,
 }
 
 impl Core {
@@ -209,6 +211,9 @@ impl Core {
         *request.method_mut() = r.method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
+        if let Some(digest) = r.digest {
+            request.extensions_mut().insert(digest.clone());
+        }
         Some(request)
     }
 

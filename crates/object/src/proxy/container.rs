@@ -264,7 +264,7 @@ impl Core {
         let nodes = NodeIter::new(self, &ring, part, self.options.policy(None));
         let n = nodes.n_primaries;
         let what = format!("Container {method}");
-        let request = ToNodes { core: self.clone(), method, part, entity: rq.entity.clone(), headers, body };
+        let request = ToNodes { core: self.clone(), method, part, entity: rq.entity.clone(), headers, body, digest: None };
         let forget = || self.infos.forget(&rq.account, Some(rq.container()));
         forget().await;
         let resp = request.ask(nodes, n, &[], &what).await;

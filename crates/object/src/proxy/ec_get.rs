@@ -159,7 +159,7 @@ impl Hunt {
                 let (core, part, entity) = (self.core.clone(), self.part, self.entity.clone());
                 running.push(async move {
                     let timeout = core.options.recoverable_node_timeout;
-                    let r = NodeRequest { method: &Method::GET, part, entity: &entity, timeout };
+                    let r = NodeRequest { method: &Method::GET, part, entity: &entity, timeout, digest: None };
                     let response = core.send(&node, &r, headers, caelum_rest::empty()).await;
                     (node, response)
                 });

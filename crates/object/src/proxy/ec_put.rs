@@ -195,9 +195,9 @@ impl Core {
             mime.announce(h, true);
         }
         let nodes = Arc::new(Mutex::new(self.put_nodes(place)));
-        let putters = self.connect(rq, place.part, &nodes, headers).await;
+        let putters = self.connect(rq, place.part, &nodes, headers, None).await;
         let index = destinations(&putters, &coding);
-        let upload = Upload { core: self.clone(), putters };
+        let upload = Upload::new(self.clone(), putters);
         if let Err(refusal) = upload.refused_early(rq, min) {
             return refusal;
         }

@@ -147,7 +147,7 @@ impl Getter {
             if self.used.contains(&node.id()) {
                 continue;
             }
-            let r = NodeRequest { method: &self.method, part: self.part, entity: &self.entity, timeout: self.timeout() };
+            let r = NodeRequest { method: &self.method, part: self.part, entity: &self.entity, timeout: self.timeout(), digest: None };
             let Some(response) = self.core.send(&node, &r, self.headers.clone(), caelum_rest::empty()).await else { continue };
             if self.take(node, response).await {
                 return;
@@ -165,7 +165,7 @@ impl Getter {
                 let (core, method, part, entity) = (self.core.clone(), self.method.clone(), self.part, self.entity.clone());
                 let (timeout, headers) = (self.timeout(), self.headers.clone());
                 running.push(async move {
-                    let r = NodeRequest { method: &method, part, entity: &entity, timeout };
+                    let r = NodeRequest { method: &method, part, entity: &entity, timeout, digest: None };
                     let response = core.send(&node, &r, headers, caelum_rest::empty()).await;
                     (node, response)
                 });

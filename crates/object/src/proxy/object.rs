@@ -134,7 +134,7 @@ impl Core {
         let nodes = NodeIter::new(&self, &place.ring, place.part, self.options.policy(Some(place.policy.index)));
         let request = |headers| {
             let (core, entity) = (self.clone(), rq.entity.clone());
-            Arc::new(ToNodes { core, method: Method::POST, part: place.part, entity, headers, body: Bytes::new() })
+            Arc::new(ToNodes { core, method: Method::POST, part: place.part, entity, headers, body: Bytes::new(), digest: None })
         };
         let (mut replies, nodes) = request(headers.clone()).gather(nodes, place.n, quorum_reached).await;
         let counts = count_by_status(&replies);
@@ -154,8 +154,13 @@ impl Core {
     }
 
     async fn post_to(self: &Arc<Self>, rq: &Rq, place: &Place, nodes: Vec<Node>, headers: Vec<HeaderMap>) -> Vec<super::backend::Reply> {
-        let r =
-            super::backend::NodeRequest { method: &Method::POST, part: place.part, entity: &rq.entity, timeout: self.options.node_timeout };
+        let r = super::backend::NodeRequest {
+            method: &Method::POST,
+            part: place.part,
+            entity: &rq.entity,
+            timeout: self.options.node_timeout,
+            digest: None,
+        };
         let ask = nodes.iter().zip(headers).map(|(node, h)| {
             let r = &r;
             async move {
@@ -179,7 +184,7 @@ impl Core {
         }
         let nodes = NodeIter::local_first(&self, &place.ring, place.part, options, true);
         let (part, entity) = (place.part, rq.entity.clone());
-        let request = ToNodes { core: self.clone(), method: Method::DELETE, part, entity, headers, body: Bytes::new() };
+        let request = ToNodes { core: self.clone(), method: Method::DELETE, part, entity, headers, body: Bytes::new(), digest: None };
         request.ask(nodes, count, &[(404, 204)], "Object DELETE").await
     }
 

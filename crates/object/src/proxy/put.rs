@@ -14,12 +14,13 @@ use crate::env::{Footers, Resp};
 use crate::http::{error, error_html, set, text};
 use bytes::Bytes;
 use caelum_rest::{Body, BoxError, Interim, InterimHeaders};
-use caelum_swiftkit::{md5_hex, quorum_size};
+use caelum_swiftkit::{UploadDigest, md5_hex, quorum_size};
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::{HeaderMap, HeaderValue, Method, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use md5::{Digest, Md5};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -207,6 +208,11 @@ impl Core {
         for h in &mut headers {
             h.insert(header::CONTENT_LENGTH, length.clone());
         }
+        // One checksum serves all servers of this process.
+        let digest = self.nodes.any_local().then(UploadDigest::default);
+        if let Some(digest) = &digest {
+            digest.set(data.len() as u64, &Md5::digest(&data));
+        }
         if let Some(footers) = body.tail() {
             let mime = Mime::new(&self);
             let parts = [mime.head(), data, mime.footer(&footer_json(&footers), true)];
@@ -217,7 +223,7 @@ impl Core {
         }
         let nodes = self.put_nodes(place);
         let (part, entity) = (place.part, rq.entity.clone());
-        let request = ToNodes { core: self.clone(), method: Method::PUT, part, entity, headers, body: data };
+        let request = ToNodes { core: self.clone(), method: Method::PUT, part, entity, headers, body: data, digest };
         let (replies, _) = Arc::new(request).gather(nodes, place.n, quorum_reached).await;
         Ok(replies)
     }
@@ -240,9 +246,10 @@ impl Core {
             }
         }
         let nodes = Arc::new(Mutex::new(self.put_nodes(place)));
-        let putters = self.connect(rq, place.part, &nodes, headers).await;
+        let digest = self.nodes.any_local().then(UploadDigest::default);
+        let putters = self.connect(rq, place.part, &nodes, headers, digest.as_ref()).await;
         let min = quorum_size(place.n);
-        let mut upload = Upload { core: self.clone(), putters };
+        let mut upload = Upload { digest, ..Upload::new(self.clone(), putters) };
         upload.refused_early(rq, min)?;
         match upload.transfer(body, mime.as_ref(), min).await {
             Ok(()) => Ok(upload.finish(place.n, 0).await),
@@ -254,15 +261,22 @@ impl Core {
     }
 
     /// Finds a node for each set of headers that is ready to take data.
-    pub(crate) async fn connect(self: &Arc<Self>, rq: &Rq, part: u32, nodes: &SharedNodes, headers: Vec<HeaderMap>) -> Vec<Putter> {
-        let each = headers.into_iter().map(|h| self.connect_one(rq, part, nodes, h));
+    pub(crate) async fn connect(
+        self: &Arc<Self>,
+        rq: &Rq,
+        part: u32,
+        nodes: &SharedNodes,
+        headers: Vec<HeaderMap>,
+        digest: Option<&UploadDigest>,
+    ) -> Vec<Putter> {
+        let r = NodeRequest { method: &Method::PUT, part, entity: &rq.entity, timeout: WHOLE_UPLOAD, digest };
+        let each = headers.into_iter().map(|h| self.connect_one(&r, nodes, h));
         join_all(each).await.into_iter().flatten().collect()
     }
 
-    async fn connect_one(self: &Arc<Self>, rq: &Rq, part: u32, nodes: &SharedNodes, headers: HeaderMap) -> Option<Putter> {
-        let r = NodeRequest { method: &Method::PUT, part, entity: &rq.entity, timeout: WHOLE_UPLOAD };
+    async fn connect_one(self: &Arc<Self>, r: &NodeRequest<'_>, nodes: &SharedNodes, headers: HeaderMap) -> Option<Putter> {
         while let Some(node) = next_node(nodes) {
-            if let Some(putter) = self.start(&node, &r, headers.clone()).await {
+            if let Some(putter) = self.start(&node, r, headers.clone()).await {
                 return Some(putter);
             }
         }
@@ -430,9 +444,15 @@ impl Putter {
 pub(crate) struct Upload {
     pub core: Arc<Core>,
     pub putters: Vec<Putter>,
+    /// Told to servers of this process at the end.
+    digest: Option<UploadDigest>,
 }
 
 impl Upload {
+    pub(crate) fn new(core: Arc<Core>, putters: Vec<Putter>) -> Self {
+        Self { core, putters, digest: None }
+    }
+
     /// What nodes said before any data may settle it.
     pub(crate) fn refused_early(&self, rq: &Rq, min: usize) -> Result<(), Resp> {
         let early = |status| self.putters.iter().any(|p| p.early.as_ref().is_some_and(|r| r.status == status));
@@ -471,12 +491,20 @@ impl Upload {
         if let Some(mime) = mime {
             self.send(&mime.head()).await;
         }
+        let mut md5 = self.digest.is_some().then(Md5::new);
         while let Some(piece) = body.next().await? {
             self.send(&piece).await;
+            if let Some(md5) = &mut md5 {
+                md5.update(&piece);
+            }
             self.enough(min)?;
             if self.putters.iter().all(|p| p.tx.is_none()) {
                 break;
             }
+        }
+        // Whether all has come, servers see by the length.
+        if let (Some(digest), Some(md5)) = (&self.digest, md5) {
+            digest.set(body.read, &md5.finalize());
         }
         if let (Some(mime), Some(footers)) = (mime, body.tail()) {
             self.send(&mime.footer(&footer_json(&footers), true)).await;

@@ -4,7 +4,7 @@ use super::backend::{Core, NodeIter, NodeRequest, Reply, SharedNodes, next_node}
 use crate::env::Resp;
 use crate::http::{error, error_html, set};
 use bytes::Bytes;
-use caelum_swiftkit::quorum_size;
+use caelum_swiftkit::{UploadDigest, quorum_size};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use std::collections::HashMap;
@@ -99,13 +99,21 @@ pub(crate) struct ToNodes {
     /// One request for each; as many nodes are asked.
     pub headers: Vec<HeaderMap>,
     pub body: Bytes,
+    /// Of an object that is sent.
+    pub digest: Option<UploadDigest>,
 }
 
 impl ToNodes {
     /// Sends one request after another until a node answers with something that is not a failure of its
     /// own.
     async fn one(&self, nodes: &SharedNodes, headers: &HeaderMap) -> Option<Reply> {
-        let r = NodeRequest { method: &self.method, part: self.part, entity: &self.entity, timeout: self.core.options.node_timeout };
+        let r = NodeRequest {
+            method: &self.method,
+            part: self.part,
+            entity: &self.entity,
+            timeout: self.core.options.node_timeout,
+            digest: self.digest.as_ref(),
+        };
         while let Some(node) = next_node(nodes) {
             let body = if self.body.is_empty() { caelum_rest::empty() } else { caelum_rest::full(self.body.clone()) };
             let Some(response) = self.core.send(&node, &r, headers.clone(), body).await else { continue };

@@ -3,22 +3,24 @@
 use super::target::Target;
 use super::{Answer, Req, Resp, Shared, blocking, bytes_range, disk_failure, fragments, headers, respond};
 use bytes::Bytes;
-use caelum_diskfile::{DiskError, FragPref, FragWish, Look, Metadata, Opened, Reader};
-use caelum_rest::{BoxError, empty, full, stream_channel};
+use caelum_diskfile::{DiskError, DiskResult, FragPref, FragWish, Look, Metadata, Opened, Reader};
+use caelum_rest::{BoxError, empty, full};
 use caelum_swiftkit::Timestamp;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::BodyExt;
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
-use tokio::sync::mpsc::Sender;
+use std::task::{Context, Poll, ready};
+use tokio::task::JoinHandle;
 
 /// Read together with opening; objects up to this size take one job.
 const FIRST: usize = 64 << 10;
 /// Read at once when streaming.
-const CHUNK: usize = 1 << 20;
-/// Pieces read ahead of the client.
-const AHEAD: usize = 2;
+const CHUNK: usize = 256 << 10;
 
 pub(super) async fn handle(server: Arc<Shared>, req: Req) -> Answer {
     let parts = req.into_parts().0;
@@ -229,7 +231,7 @@ impl Ready {
         let (Some(Piece::Range(start, end)), Some(reader)) = (self.pieces.front(), &mut self.reader) else { return Ok(()) };
         let (start, end) = (*start, *end);
         reader.range(start, end);
-        let first = match reader.read(FIRST) {
+        let first = match reader.read_cached().map_or_else(|| reader.read(FIRST), Ok) {
             Ok(b) => b,
             Err(DiskError::Quarantined { .. }) => return Err(not_found(parts, None)),
             Err(e) => return Err(disk_failure(device, e)),
@@ -252,60 +254,99 @@ impl Ready {
                 Some(Piece::Bytes(b)) => full(b),
                 _ => empty(),
             },
-            (reader, _) => {
-                let (tx, body) = stream_channel(AHEAD);
-                tokio::spawn(pump(reader, self.pieces, tx));
-                body
-            }
+            (reader, _) => Streamed { reader, pieces: self.pieces, size: FIRST, job: None }.boxed_unsync(),
         };
         let (parts, ()) = self.head.into_parts();
         Response::from_parts(parts, body)
     }
 }
 
-/// Sends pieces as the client takes them. An error breaks the transfer off.
-async fn pump(mut reader: Option<Reader>, pieces: VecDeque<Piece>, tx: Sender<Result<Bytes, BoxError>>) {
-    let mut size = FIRST;
-    for piece in pieces {
-        let (start, end) = match piece {
-            Piece::Bytes(b) => {
-                if tx.send(Ok(b)).await.is_err() {
-                    return;
-                }
-                continue;
+/// A body that is read while it is sent: from memory on the spot, from the disk on a blocking thread and one
+/// piece ahead. An error breaks the transfer off.
+struct Streamed {
+    /// Away while a job runs.
+    reader: Option<Reader>,
+    pieces: VecDeque<Piece>,
+    /// Read at once; grows.
+    size: usize,
+    job: Option<JoinHandle<(Reader, DiskResult<Bytes>)>>,
+}
+
+impl Streamed {
+    /// Starts reading from the disk what comes next, if that is a range.
+    fn read_ahead(&mut self) {
+        let Some(Piece::Range(start, end)) = self.pieces.front() else { return };
+        let (start, end) = (*start, *end);
+        let Some(mut reader) = self.reader.take_if(|_| start < end) else { return };
+        self.size = (self.size * 4).min(CHUNK);
+        let want = self.size;
+        self.job = Some(tokio::task::spawn_blocking(move || {
+            reader.go_on(start, end);
+            let result = reader.read(want);
+            (reader, result)
+        }));
+    }
+
+    fn cached(&mut self) -> Option<Bytes> {
+        let (Some(Piece::Range(start, end)), Some(reader)) = (self.pieces.front_mut(), &mut self.reader) else { return None };
+        reader.go_on(*start, *end);
+        let bytes = reader.read_cached()?;
+        *start += bytes.len() as u64;
+        Some(bytes)
+    }
+
+    fn poll_job(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
+        let Some(job) = &mut self.job else { return Poll::Ready(None) };
+        let done = ready!(Pin::new(job).poll(cx));
+        self.job = None;
+        let bytes = match done {
+            Ok((reader, result)) => {
+                self.reader = Some(reader);
+                result.map_err(BoxError::from)
             }
-            Piece::Range(start, end) => (start, end),
+            Err(e) => Err(BoxError::from(e)),
         };
-        let mut at = start;
-        while at < end {
-            // The client may have gone while nothing was to be read.
-            let Ok(permit) = tx.reserve().await else { return };
-            let Some(mut r) = reader.take() else { return };
-            size = (size * 4).min(CHUNK);
-            let want = size;
-            let job = tokio::task::spawn_blocking(move || {
-                r.go_on(at, end);
-                let result = r.read(want);
-                (r, result)
-            });
-            match job.await {
-                Ok((r, Ok(bytes))) if !bytes.is_empty() => {
-                    reader = Some(r);
-                    at += bytes.len() as u64;
-                    permit.send(Ok(bytes));
+        let bytes = bytes.and_then(|b| if b.is_empty() { Err("the object ended early".into()) } else { Ok(b) });
+        match &bytes {
+            Ok(b) => {
+                if let Some(Piece::Range(start, _)) = self.pieces.front_mut() {
+                    *start += b.len() as u64;
                 }
-                Ok((_, Ok(_))) => {
-                    permit.send(Err("the object ended early".into()));
-                    return;
+                self.read_ahead();
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "reading broke off");
+                self.pieces.clear();
+            }
+        }
+        Poll::Ready(Some(bytes))
+    }
+}
+
+impl http_body::Body for Streamed {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        loop {
+            if let Some(piece) = ready!(self.poll_job(cx)) {
+                return Poll::Ready(Some(piece.map(Frame::data)));
+            }
+            match self.pieces.front() {
+                None => return Poll::Ready(None),
+                Some(Piece::Range(start, end)) if start < end => {
+                    if let Some(bytes) = self.cached() {
+                        return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                    }
+                    self.read_ahead();
+                    if self.job.is_none() {
+                        return Poll::Ready(Some(Err("no reader for the rest of the object".into())));
+                    }
                 }
-                Ok((_, Err(e))) => {
-                    tracing::warn!(error = %e, "reading broke off");
-                    permit.send(Err(Box::new(e)));
-                    return;
-                }
-                Err(e) => {
-                    permit.send(Err(Box::new(e)));
-                    return;
+                Some(_) => {
+                    if let Some(Piece::Bytes(bytes)) = self.pieces.pop_front() {
+                        return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                    }
                 }
             }
         }

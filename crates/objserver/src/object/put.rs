@@ -10,7 +10,7 @@ use super::update::{self, Origin};
 use super::{Answer, Req, Resp, Shared, blocking, disk_failure, headers, respond};
 use bytes::Bytes;
 use caelum_diskfile::{DiskError, DiskFile, DiskResult, Ext, FragWish, Look, Metadata, Pending, Writer};
-use caelum_swiftkit::{MAX_FILE_SIZE, Timestamp};
+use caelum_swiftkit::{MAX_FILE_SIZE, Timestamp, UploadDigest};
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use std::sync::Arc;
@@ -80,9 +80,9 @@ pub(super) async fn handle(server: Arc<Shared>, req: Req) -> Answer {
 
     let mut writing = receive(&place, &mut source, before).await?;
     let (length, etag) = writing.length_and_etag();
-    if place.size.is_some_and(|s| s != length) {
+    let Some(etag) = etag.filter(|_| place.size.is_none_or(|s| s == length)) else {
         return Err(respond::error(499));
-    }
+    };
     let footers = match &mut source {
         Source::Mime(m) if has_footer => m.footer().await?,
         _ => Vec::new(),
@@ -223,8 +223,12 @@ impl Place {
         };
         let fail = |e| disk_failure(&self.target.device, e);
         let mut writer = object.writer(self.size, Ext::Data).map_err(fail)?;
+        let digest = self.parts.extensions.get::<UploadDigest>().cloned();
+        if digest.is_some() {
+            writer = writer.unhashed();
+        }
         write(&mut writer, chunks).map_err(fail)?;
-        Ok(Writing { object, before, writer, device: self.target.device.clone() })
+        Ok(Writing { object, before, writer, digest, device: self.target.device.clone() })
     }
 }
 
@@ -232,12 +236,16 @@ struct Writing {
     object: DiskFile,
     before: Before,
     writer: Writer,
+    /// Whoever sends the data computes this for all of the process.
+    digest: Option<UploadDigest>,
     device: String,
 }
 
 impl Writing {
-    fn length_and_etag(&mut self) -> (u64, String) {
-        self.writer.finish()
+    /// `None`: the upload was broken off.
+    fn length_and_etag(&mut self) -> (u64, Option<String>) {
+        let (length, own) = self.writer.finish();
+        (length, own.or_else(|| self.digest.as_ref()?.of(length)))
     }
 
     fn put(self, metadata: Metadata) -> Result<(DiskFile, Before, Pending), Resp> {

@@ -321,7 +321,22 @@ struct Cut(Arc<dyn HttpService>, usize);
 impl HttpService for Cut {
     fn call(&self, req: Request<Body>) -> BoxFuture<'static, Resp> {
         let (answer, n) = (self.0.call(req), self.1);
-        Box::pin(async move { answer.await.map(|b| http_body_util::Limited::new(b, n).boxed_unsync()) })
+        let next = |(mut body, left): (Body, usize)| async move {
+            let mut data = match body.frame().await?.map(http_body::Frame::into_data) {
+                Ok(data) => data.unwrap_or_default(),
+                Err(e) => return Some((Err(e), (body, 0))),
+            };
+            let cut: caelum_rest::BoxError = "cut off".into();
+            if left == 0 && !data.is_empty() {
+                return Some((Err(cut), (body, 0)));
+            }
+            data.truncate(left);
+            let left = left - data.len();
+            Some((Ok(http_body::Frame::data(data)), (body, left)))
+        };
+        Box::pin(
+            async move { answer.await.map(|b| http_body_util::StreamBody::new(futures_util::stream::unfold((b, n), next)).boxed_unsync()) },
+        )
     }
 }
 
