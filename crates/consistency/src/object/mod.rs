@@ -53,7 +53,7 @@ pub struct Config {
     pub port: Option<u16>,
     /// Partitions, updates or devices worked on at once.
     pub concurrency: usize,
-    /// Pause between two passes.
+    /// From the beginning of one pass to that of the next.
     pub interval: Duration,
     /// Answer of a node to a small request.
     pub node_timeout: Duration,
@@ -132,8 +132,9 @@ where
     total
 }
 
-/// Repeats a daemon's pass until `stop` turns true (or its sender goes), with `interval` between passes. A pass under
-/// way is given up at its next wait; everything it does is safe to give up. `report` gets each pass's figures.
+/// Repeats a daemon's pass until `stop` turns true (or its sender goes), the next beginning `interval` after the last
+/// began. A pass under way is given up at its next wait; everything it does is safe to give up. `report` gets each
+/// pass's figures.
 pub async fn forever<S, F, Fut>(interval: Duration, mut stop: watch::Receiver<bool>, pass: F, report: impl Fn(S))
 where
     F: Fn() -> Fut,
@@ -143,12 +144,13 @@ where
         if *stop.borrow() {
             return;
         }
+        let begun = tokio::time::Instant::now();
         tokio::select! {
             stats = pass() => report(stats),
             () = stopped(&mut stop) => return,
         }
         tokio::select! {
-            () = tokio::time::sleep(interval) => {}
+            () = tokio::time::sleep_until(begun + interval) => {}
             () = stopped(&mut stop) => return,
         }
     }

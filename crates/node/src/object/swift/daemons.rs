@@ -7,7 +7,7 @@ use caelum_consistency::container::{
 };
 use caelum_consistency::db::{DbDaemonConfig, audit_accounts, audit_containers, replicate_accounts, replicate_containers, run_forever};
 use caelum_consistency::object::expirer::{self, ExpirerConfig};
-use caelum_consistency::object::{Config, auditor, reconstructor, relinker, replicator, updater};
+use caelum_consistency::object::{Config, RsyncConfig, SyncMethod, auditor, reconstructor, relinker, replicator, updater};
 use caelum_objserver::db::SyncRealms;
 use std::fmt::Debug;
 use std::future::Future;
@@ -115,26 +115,63 @@ async fn relink(o: &Config, step: relinker::Step) -> Result<()> {
     if stats.errors > 0 { Err(Error::unavailable(format!("{} files could not be relinked", stats.errors))) } else { Ok(()) }
 }
 
-async fn objects(c: &Common, role: &str, once: bool, stop: watch::Receiver<bool>) -> Result<()> {
-    let s = c.conf.section(role);
+/// How objects travel: as the file says; without a word of it over HTTP, which needs no other program.
+fn sync_method(s: &Section) -> Result<SyncMethod> {
+    match s.get("sync_method").unwrap_or("ssync") {
+        "ssync" => Ok(SyncMethod::Ssync),
+        "rsync" => {
+            let d = RsyncConfig::default();
+            Ok(SyncMethod::Rsync(RsyncConfig {
+                program: d.program,
+                module: s.get("rsync_module").filter(|m| !m.is_empty()).map_or(d.module, str::to_string),
+                timeout: s.seconds("rsync_timeout", d.timeout)?,
+                io_timeout: s.number("rsync_io_timeout", d.io_timeout)?,
+                bwlimit: s.number("rsync_bwlimit", d.bwlimit)?,
+                compress: s.yes("rsync_compress", d.compress),
+            }))
+        }
+        other => Err(Error::invalid(format!("sync_method = {other}: there are rsync and ssync"))),
+    }
+}
+
+fn object_config(c: &Common, s: &Section, interval: u64) -> Result<Config> {
     let (_, disks) = object(c)?;
-    let own = own_addresses(&s, &c.rings, 6200)?;
+    let own = own_addresses(s, &c.rings, 6200)?;
     let port = own.first().map(|(_, p)| *p);
     let mut o = Config::new(disks, c.rings.clone(), c.nodes.clone(), own.into_iter().map(|(ip, _)| ip).collect(), port);
     o.concurrency = s.number("concurrency", o.concurrency)?;
+    o.interval = s.seconds("interval", Duration::from_secs(interval))?;
     o.node_timeout = s.seconds("node_timeout", o.node_timeout)?;
     o.http_timeout = s.seconds("http_timeout", o.http_timeout)?;
+    o.sync = sync_method(s)?;
+    o.handoff_delete = match s.get("handoff_delete").unwrap_or("auto") {
+        "auto" => 0,
+        _ => s.number("handoff_delete", 0)?,
+    };
     o.handoffs_first = s.yes("handoffs_first", o.handoffs_first);
     o.files_per_second = s.number("files_per_second", o.files_per_second)?;
     o.bytes_per_second = s.number("bytes_per_second", o.bytes_per_second)?;
-    match role {
-        "object-replicator" => passes(role, &s, 30, once, stop, || replicator::run_once(&o)).await,
-        "object-reconstructor" => passes(role, &s, 30, once, stop, || reconstructor::run_once(&o)).await,
-        "object-updater" => passes(role, &s, 300, once, stop, || updater::run_once(&o)).await,
-        "object-auditor" => passes(role, &s, 30, once, stop, || auditor::run_once(&o, auditor::Pass::All)).await,
-        "object-relink" => relink(&o, relinker::Step::Relink).await,
-        "object-relink-cleanup" => relink(&o, relinker::Step::Cleanup).await,
-        "object-expirer" => {
+    o.recon_cache = Some(s.str("recon_cache_path", "/var/cache/swift").into());
+    Ok(o)
+}
+
+async fn objects(c: &Common, role: &str, once: bool, stop: watch::Receiver<bool>) -> Result<()> {
+    let s = c.conf.section(role);
+    let every = if matches!(role, "object-updater" | "object-expirer") { 300 } else { 30 };
+    let o = object_config(c, &s, every)?;
+    let done = |stats: &dyn Debug| tracing::info!(role, ?stats, "pass");
+    match (role, once) {
+        ("object-replicator", true) => done(&replicator::run_once(&o).await),
+        ("object-replicator", false) => replicator::run_forever(o, stop).await,
+        ("object-reconstructor", true) => done(&reconstructor::run_once(&o).await),
+        ("object-reconstructor", false) => reconstructor::run_forever(o, stop).await,
+        ("object-updater", true) => done(&updater::run_once(&o).await),
+        ("object-updater", false) => updater::run_forever(o, stop).await,
+        ("object-auditor", true) => done(&auditor::run_once(&o, auditor::Pass::All).await),
+        ("object-auditor", false) => auditor::run_forever(o, auditor::Pass::All, stop).await,
+        ("object-relink", _) => relink(&o, relinker::Step::Relink).await?,
+        ("object-relink-cleanup", _) => relink(&o, relinker::Step::Cleanup).await?,
+        ("object-expirer", _) => {
             let expiry = ExpirerConfig {
                 client: internal(c)?,
                 processes: s.number("processes", 0)?,
@@ -142,8 +179,30 @@ async fn objects(c: &Common, role: &str, once: bool, stop: watch::Receiver<bool>
                 reclaim_age: s.seconds("reclaim_age", Duration::from_secs(7 * 86_400))?,
                 delays: Vec::new(),
             };
-            passes(role, &s, 300, once, stop, || expirer::run_once(&o, &expiry)).await
+            if once {
+                done(&expirer::run_once(&o, &expiry).await);
+            } else {
+                expirer::run_forever(o, expiry, stop).await;
+            }
         }
-        _ => Err(Error::invalid(format!("{role} is no role"))),
+        _ => return Err(Error::invalid(format!("{role} is no role"))),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::swift::Conf;
+    use std::path::Path;
+
+    #[test]
+    fn ways_of_objects() {
+        let method = |text: &str| sync_method(&Conf::parse(Path::new("object-server.conf"), text).section("object-replicator"));
+        assert_eq!(method("[object-replicator]\n").unwrap(), SyncMethod::Ssync);
+        let rsync = "[object-replicator]\nsync_method = rsync\nrsync_module = {replication_ip}::object_{device}\nrsync_io_timeout = 7\n";
+        let SyncMethod::Rsync(r) = method(rsync).unwrap() else { panic!("not rsync") };
+        assert_eq!((r.module.as_str(), r.io_timeout, r.timeout), ("{replication_ip}::object_{device}", 7, Duration::from_secs(900)));
+        assert!(method("[object-replicator]\nsync_method = scp\n").is_err());
     }
 }
