@@ -31,6 +31,9 @@ pub enum DiskError {
     NoSpace,
     /// The file system keeps no extended attributes (507).
     XattrNotSupported,
+    /// The metadata is larger than the file system lets a file have; its bytes on disk (400). The ext4 file
+    /// system without its `ea_inode` feature keeps one block for all of it.
+    MetadataTooLarge(usize),
     /// Another request changed the files while they were read (503).
     StateChanged,
     /// A lock was not granted in time.
@@ -76,6 +79,9 @@ impl fmt::Display for DiskError {
             Self::Collision => f.write_str("the metadata names another object"),
             Self::NoSpace => f.write_str("no space left"),
             Self::XattrNotSupported => f.write_str("the file system has no extended attributes"),
+            Self::MetadataTooLarge(n) => {
+                write!(f, "The metadata ({n} bytes on disk) is larger than the storage device's file system can keep")
+            }
             Self::StateChanged => f.write_str("the files changed while they were read"),
             Self::LockTimeout(p) => write!(f, "no lock on {} in time", p.display()),
             Self::Invalid(what) => f.write_str(what),

@@ -276,10 +276,26 @@ pub(crate) fn read(fd: impl AsFd) -> Result<Metadata, ReadError> {
     Metadata::from_pickle(&read_raw(fd)?).map_err(|e| ReadError::Bad(format!("Exception reading metadata: {e}")))
 }
 
+/// Below this no file system refuses the size: a refusal means that the device is full.
+const ALWAYS_FITS: usize = 700;
+
+/// Of a refused attribute: whether the device is full, or the attributes are too large for its file system, which many
+/// file systems say with the same error.
+fn refused(fd: impl AsFd, size: usize, e: Errno) -> DiskError {
+    let room = || rustix::fs::fstatvfs(&fd).is_ok_and(|st| st.f_bavail > 16);
+    match e {
+        Errno::NOSPC if size > ALWAYS_FITS && room() => DiskError::MetadataTooLarge(size),
+        Errno::TOOBIG | Errno::RANGE | Errno::OVERFLOW => DiskError::MetadataTooLarge(size),
+        e => DiskError::from_write(e.into()),
+    }
+}
+
 /// Writes metadata to an open file.
+///
+/// Errors: `MetadataTooLarge` where the file system keeps less for a file; the file is of no use then.
 pub(crate) fn write(fd: impl AsFd, metadata: &Metadata) -> DiskResult<()> {
     let raw = metadata.to_pickle();
-    let set = |key: &str, value: &[u8]| fsetxattr(&fd, key, value, XattrFlags::empty()).map_err(|e| DiskError::from_write(e.into()));
+    let set = |key: &str, value: &[u8]| fsetxattr(&fd, key, value, XattrFlags::empty()).map_err(|e| refused(&fd, raw.len(), e));
     for (i, piece) in raw.chunks(PIECE).enumerate() {
         if i == 0 {
             set(KEY, piece)?;
@@ -340,5 +356,27 @@ mod tests {
         assert_eq!(header_bytes(m.get("other").unwrap()), "ü".as_bytes());
         assert!(Metadata::from_pickle(b"\x80\x02]q\x00.").is_err());
         assert!(Metadata::from_pickle(b"").is_err());
+    }
+
+    #[test]
+    fn what_the_file_system_cannot_keep_is_told_apart_from_a_full_device() {
+        let of = |n: usize| {
+            let mut m = sample();
+            m.set("X-Object-Meta-Big", "v".repeat(n));
+            m
+        };
+        let store = |m: &Metadata| {
+            let file = tempfile::tempfile().unwrap();
+            write(&file, m).map(|()| read(&file).unwrap())
+        };
+        assert_eq!(store(&of(3_000)).unwrap(), of(3_000));
+        // ext4 keeps one block of 4,096 bytes for all of it, other file systems pieces of 64 KiB.
+        for n in [4_096, 5_000, 150_000] {
+            match store(&of(n)) {
+                Ok(m) => assert_eq!(m, of(n)),
+                Err(DiskError::MetadataTooLarge(size)) => assert!(size > n, "{size}"),
+                Err(e) => panic!("{n}: {e}"),
+            }
+        }
     }
 }

@@ -3,10 +3,11 @@
 //! asked for; on the way to the socket that one gets the headers, and further ones are slipped in
 //! while the body is being read (no response is on the wire then).
 
+use crate::heads::Heads;
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -28,8 +29,11 @@ enum Way {
     Channel(mpsc::UnboundedSender<InterimHeaders>),
 }
 
-#[derive(Default)]
 pub(crate) struct Shared {
+    /// Number of the first request that may be read in two ways.
+    doubtful: AtomicU64,
+    /// Requests that the service has been given.
+    served: AtomicU64,
     /// Set while `state` holds anything to be done on the wire.
     busy: AtomicBool,
     /// Set while a body may be followed by another that belongs to it.
@@ -47,6 +51,21 @@ struct State {
 }
 
 impl Shared {
+    fn new() -> Self {
+        Self {
+            doubtful: AtomicU64::new(u64::MAX),
+            served: AtomicU64::new(0),
+            busy: AtomicBool::new(false),
+            joining: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
+    }
+
+    /// To be called once for each request, in order: whether its head is one that all programs read alike.
+    pub fn next_is_clear(&self) -> bool {
+        self.served.fetch_add(1, Ordering::Relaxed) < self.doubtful.load(Ordering::Acquire)
+    }
+
     /// At the beginning of a request: what an earlier one announced and never sent is void.
     pub fn reset(&self) {
         if self.busy.load(Ordering::Acquire) {
@@ -119,6 +138,7 @@ pub(crate) struct Wire {
     stream: TcpStream,
     shared: Arc<Shared>,
     joint: Option<Box<Joint>>,
+    heads: Heads,
 }
 
 /// Where in a chunked body the next byte stands.
@@ -223,8 +243,8 @@ impl Joint {
 
 impl Wire {
     pub fn new(stream: TcpStream) -> (Self, Arc<Shared>) {
-        let shared = Arc::new(Shared::default());
-        (Self { stream, shared: shared.clone(), joint: None }, shared)
+        let shared = Arc::new(Shared::new());
+        (Self { stream, shared: shared.clone(), joint: None, heads: Heads::new() }, shared)
     }
 
     /// Writes what waits. Ready once nothing does.
@@ -297,12 +317,16 @@ impl AsyncRead for Wire {
         if let Poll::Ready(Err(e)) = self.flush_waiting(cx) {
             return Poll::Ready(Err(e));
         }
+        let before = buf.filled().len();
         let r = if self.shared.joining.load(Ordering::Acquire) {
             self.poll_joined(cx, buf)
         } else {
             self.joint = None;
             Pin::new(&mut self.stream).poll_read(cx, buf)
         };
+        if let Some(doubtful) = self.heads.feed(&buf.filled()[before..]) {
+            self.shared.doubtful.store(doubtful, Ordering::Release);
+        }
         if r.is_pending() {
             let mut s = self.shared.state();
             if s.waker.as_ref().is_none_or(|w| !w.will_wake(cx.waker())) {

@@ -20,6 +20,7 @@ mod body;
 mod ctx;
 mod dialect;
 mod front;
+mod heads;
 mod interim;
 mod op;
 mod paging;

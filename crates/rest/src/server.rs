@@ -109,14 +109,13 @@ async fn accept_loop(
     }
 }
 
-/// What hyper lets through and another program on the way could read differently, or is too long.
+/// What hyper lets through and another program on the way could read differently (see also [`crate::heads`]), or is too
+/// long.
 fn refused<B>(req: &Request<B>) -> Option<StatusCode> {
     let h = req.headers();
     let hosts: Vec<&HeaderValue> = h.get_all(header::HOST).iter().collect();
     let target_host = req.uri().authority().map(|a| a.as_str().as_bytes());
-    let ambiguous = h.contains_key(header::CONTENT_LENGTH) && h.contains_key(header::TRANSFER_ENCODING)
-        || hosts.len() > 1
-        || target_host.is_some_and(|a| hosts.iter().any(|host| !host.as_bytes().eq_ignore_ascii_case(a)));
+    let ambiguous = hosts.len() > 1 || target_host.is_some_and(|a| hosts.iter().any(|host| !host.as_bytes().eq_ignore_ascii_case(a)));
     let target = req.uri().path_and_query().map_or(0, |p| p.as_str().len());
     let head: usize = h.iter().map(|(k, v)| k.as_str().len() + v.len() + 4).sum();
     if ambiguous {
@@ -145,7 +144,8 @@ async fn connection(stream: TcpStream, peer: SocketAddr, service: Arc<dyn HttpSe
         let service = service.clone();
         let interim = interim.clone();
         async move {
-            if let Some(status) = refused(&req) {
+            let clear = interim.next_is_clear();
+            if let Some(status) = refused(&req).or_else(|| (!clear).then_some(StatusCode::BAD_REQUEST)) {
                 return Ok::<_, Infallible>(refusal(status));
             }
             let mut req = req.map(|b| b.map_err(Into::into).boxed_unsync());

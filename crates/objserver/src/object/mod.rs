@@ -170,6 +170,11 @@ pub(crate) fn disk_failure(device: &str, e: DiskError) -> Resp {
         DiskError::Collision => respond::error(403),
         DiskError::StateChanged => respond::error(503),
         DiskError::Invalid(what) => respond::text(400, &what),
+        // Not 507: a client could have the proxies leave out a healthy device with it.
+        e @ DiskError::MetadataTooLarge(_) => {
+            tracing::warn!(device, error = %e, "an object was refused; ext4 needs the feature ea_inode for it, XFS nothing");
+            respond::text(400, &e.to_string())
+        }
         DiskError::LockTimeout(_) => respond::error(503),
         DiskError::Io(e) => {
             tracing::error!(device, error = %e, "disk");
