@@ -1,12 +1,11 @@
 """Driver of scripts/object-probe: an object store of four nodes with two XFS devices each, every node in a network
 namespace of its own, while clients write, read and delete and a saboteur kills, cuts off, slows, fills and wipes
 nodes. Nodes run this project's servers or another Swift's, as told. Afterwards: every acknowledged object is
-there with its bytes, nothing deleted has come back, listings agree. Needs root; standard library only."""
+there with its bytes and headers on three devices, nothing deleted has come back, listings and databases agree.
+Needs root; standard library only."""
 
 import argparse
-import hashlib
 import http.client
-import json
 import os
 import random
 import shutil
@@ -15,14 +14,14 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.parse
+import zlib
 
-NET = "10.77.0."
-PROXY = NET + "254"
-PORT = 8080
-ROLES = {"account": 6202, "container": 6201, "object": 6200}
+from object_model import ACCOUNT, HASH, NET, PORT, PROXY, ROLES, Client, Direct, Gate, Model, Ring, Verifier, digest, each, worker
+
 DAEMONS = ["account-replicator", "container-replicator", "object-replicator", "object-updater", "container-updater"]
 CONVERGED = 60  # seconds within which all must agree again
+KINDS = ["kill", "freeze", "cut", "slow", "fill", "wipe"]
+MIX = {"usual": [40, 35, 10, 8, 7], "write": [90, 4, 1, 2, 3]}  # put, get, delete, overwrite, post
 
 
 def sh(*args, check=True, **kw):
@@ -165,7 +164,7 @@ class Cluster:
         os.makedirs(self.swift_dir, exist_ok=True)
         os.makedirs("/etc/swift", exist_ok=True)
         with open(f"{self.swift_dir}/swift.conf", "w") as f:
-            f.write("[swift-hash]\nswift_hash_path_prefix = probe\nswift_hash_path_suffix = probe\n[storage-policy:0]\nname = gold\ndefault = yes\n")
+            f.write(f"[swift-hash]\nswift_hash_path_prefix = {HASH.decode()}\nswift_hash_path_suffix = {HASH.decode()}\n[storage-policy:0]\nname = gold\ndefault = yes\n")
         for role, port in ROLES.items():
             file = f"{self.swift_dir}/{role}.builder"
             self.ring(file, "create", "8", "3", "1")
@@ -245,175 +244,130 @@ class Cluster:
         sh("ip", "link", "del", "probebr", check=False)
 
 
-class Client:
-    """One connection with a token."""
-
-    def __init__(self):
-        self.conn = None
-        for _ in range(100):
-            try:
-                c = http.client.HTTPConnection(PROXY, PORT, timeout=30)
-                c.request("GET", "/auth/v1.0", headers={"X-Auth-User": "test:tester", "X-Auth-Key": "testing"})
-                r = c.getresponse()
-                r.read()
-                if r.status == 200:
-                    self.token = r.getheader("X-Auth-Token")
-                    self.base = urllib.parse.urlparse(r.getheader("X-Storage-Url")).path
-                    return
-            except (OSError, http.client.HTTPException):
-                pass
-            time.sleep(0.2)
-        raise SystemExit("no token")
-
-    def call(self, method, path, body=None, headers=None):
-        """(status, headers, body); status 0 when no answer came."""
-        try:
-            if self.conn is None:
-                self.conn = http.client.HTTPConnection(PROXY, PORT, timeout=30)
-            self.conn.request(method, self.base + path, body=body, headers={"X-Auth-Token": self.token, **(headers or {})})
-            r = self.conn.getresponse()
-            data = r.read()
-            return r.status, r.headers, data
-        except (OSError, http.client.HTTPException):
-            self.conn = None
-            return 0, {}, b""
-
-
-class Model:
-    """What must be there: per name the contents that may be found (None: absent)."""
-
-    def __init__(self):
-        self.lock, self.state = threading.Lock(), {}
-        self.counts, self.wrong = {}, []
-
-    def count(self, what):
-        with self.lock:
-            self.counts[what] = self.counts.get(what, 0) + 1
-
-    def bad(self, text):
-        with self.lock:
-            self.wrong.append(text)
-
-
-def digest(data):
-    return hashlib.md5(data).hexdigest()
-
-
-def worker(model, containers, seed, operations):
-    rng, client = random.Random(seed), Client()
-    names = []
-    for i in range(operations):
-        kind = rng.choices(["put", "get", "delete", "over"], [45, 35, 10, 10])[0] if names else "put"
-        if kind in ("put", "over"):
-            name = rng.choice(names) if kind == "over" else f"/{rng.choice(containers)}/s{seed}-{i}"
-            if kind == "put":
-                names.append(name)
-            body = rng.randbytes(rng.choice([0, 1, 900, 4096, 70_000, 300_000] if i % 20 else [2_000_000]))
-            status, _, _ = client.call("PUT", name, body)
-            before = model.state.get(name, {None})
-            model.state[name] = {digest(body)} if status == 201 else before | {digest(body)}
-            model.count(f"put {status}")
-        elif kind == "delete":
-            name = rng.choice(names)
-            status, _, _ = client.call("DELETE", name)
-            before = model.state[name]
-            model.state[name] = {None} if status == 204 or (status == 404 and before == {None}) else before | {None}
-            model.count(f"delete {status}")
-        else:
-            name = rng.choice(names)
-            status, _, body = client.call("GET", name)
-            model.count(f"get {status}")
-            # During faults an older state may be served, never bytes that nobody wrote.
-            if status == 200:
-                model.seen.setdefault(name, set()).add(digest(body)) if hasattr(model, "seen") else None
-
-
-def saboteur(cluster, stop, seed, log):
-    rng = random.Random(seed)
-    while not stop.wait(rng.uniform(1, 3)):
+def saboteur(cluster, stop, rng, rounds, gate, log):
+    """Every fault `rounds` times, in any order, on nodes by chance."""
+    faults = [k for k in KINDS for _ in range(rounds)]
+    rng.shuffle(faults)
+    for fault in faults:
         node = rng.choice(cluster.nodes)
-        fault = rng.choice(["kill", "freeze", "cut", "slow", "fill", "wipe"])
         log.append(f"{fault} {node.n}")
-        if fault == "kill":
-            node.stop()
-            stop.wait(rng.uniform(1, 4))
-            node.start()
-        elif fault == "freeze":
-            node.signal(signal.SIGSTOP)
-            stop.wait(rng.uniform(1, 4))
-            node.signal(signal.SIGCONT)
-        elif fault == "cut":
-            sh("ip", "link", "set", f"pr{node.n}", "down")
-            stop.wait(rng.uniform(1, 4))
-            sh("ip", "link", "set", f"pr{node.n}", "up")
-        elif fault == "slow":
-            sh("ip", "netns", "exec", node.ns, "tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", "2mbit", "burst", "16kb", "latency", "400ms")
-            stop.wait(rng.uniform(2, 5))
-            sh("ip", "netns", "exec", node.ns, "tc", "qdisc", "del", "dev", "eth0", "root", check=False)
-        elif fault == "fill":
-            path = os.path.join(node.device(rng.choice([1, 2])), "ballast")
-            subprocess.run(["dd", "if=/dev/zero", f"of={path}", "bs=1M"], stderr=subprocess.DEVNULL)
-            stop.wait(rng.uniform(1, 4))
-            if os.path.exists(path):
-                os.unlink(path)
-        elif fault == "wipe":
-            node.stop()
-            node.wipe(rng.choice([1, 2]))
-            node.start()
-            # The next disk fails once this one's copies are back: three copies bear two losses, not more.
-            stop.wait(cluster.recovery)
+        gate.open(0.6)
+        stop.wait(rng.uniform(0.2, 0.6))
+        FAULTS[fault](cluster, node, rng, stop, gate)
         node.wait()
+        gate.open(0.3)
+        gate.wait_used(stop)
 
 
-def replacer(cluster, stop, seconds, log):
+def killed(cluster, node, rng, stop, gate):
+    node.stop()
+    stop.wait(rng.uniform(1, 4))
+    node.start()
+
+
+def frozen(cluster, node, rng, stop, gate):
+    node.signal(signal.SIGSTOP)
+    stop.wait(rng.uniform(1, 4))
+    node.signal(signal.SIGCONT)
+
+
+def cut(cluster, node, rng, stop, gate):
+    sh("ip", "link", "set", f"pr{node.n}", "down")
+    stop.wait(rng.uniform(1, 4))
+    sh("ip", "link", "set", f"pr{node.n}", "up")
+
+
+def slowed(cluster, node, rng, stop, gate):
+    limit = ["tbf", "rate", "2mbit", "burst", "16kb", "latency", "400ms"]
+    sh("ip", "netns", "exec", node.ns, "tc", "qdisc", "replace", "dev", "eth0", "root", *limit)
+    stop.wait(rng.uniform(2, 5))
+    sh("ip", "netns", "exec", node.ns, "tc", "qdisc", "del", "dev", "eth0", "root", check=False)
+
+
+def filled(cluster, node, rng, stop, gate):
+    path = os.path.join(node.device(rng.choice([1, 2])), "ballast")
+    # Preallocation fills it at once, writing what is left over.
+    free = shutil.disk_usage(os.path.dirname(path)).free
+    subprocess.run(["fallocate", "-l", str(free * 99 // 100), path], stderr=subprocess.DEVNULL)
+    subprocess.run(["dd", "if=/dev/zero", f"of={path}", "bs=1M", "oflag=append", "conv=notrunc"], stderr=subprocess.DEVNULL)
+    stop.wait(rng.uniform(1, 4))
+    if os.path.exists(path):
+        os.unlink(path)
+
+
+def wiped(cluster, node, rng, stop, gate):
+    node.stop()
+    node.wipe(rng.choice([1, 2]))
+    node.start()
+    gate.open(0.1)
+    # The next disk fails once this one's copies are back: three copies bear two losses, not more.
+    stop.wait(cluster.recovery)
+
+
+FAULTS = {"kill": killed, "freeze": frozen, "cut": cut, "slow": slowed, "fill": filled, "wipe": wiped}
+
+
+def replacer(cluster, stop, seconds, gate, log):
     """Gives each node, one after the other, to the other program, then back; the proxy in between."""
     other = {"caelum": "swift", "swift": "caelum"}
-    for turn in range(2):
-        for node in cluster.nodes:
+    for _ in range(2):
+        for node in [*cluster.nodes, None]:
+            gate.open(1)
             if stop.wait(seconds):
                 return
-            log.append(f"{node.n}:{node.kind}>{other[node.kind]}")
-            node.stop()
-            node.kind = other[node.kind]
-            node.start()
-            node.wait()
-        cluster.stop_proxy()
-        cluster.proxy_kind = other[cluster.proxy_kind]
-        cluster.start_proxy()
-        log.append(f"proxy:{cluster.proxy_kind}")
+            gate.wait_used(stop)
+            if node:
+                log.append(f"{node.n}:{node.kind}>{other[node.kind]}")
+                node.stop()
+                node.kind = other[node.kind]
+                node.start()
+                node.wait()
+            else:
+                log.append(f"proxy:{cluster.proxy_kind}>{other[cluster.proxy_kind]}")
+                cluster.stop_proxy()
+                cluster.proxy_kind = other[cluster.proxy_kind]
+                cluster.start_proxy()
 
 
-def grower(cluster, stop, log):
+def grower(cluster, stop, gate, log):
     """Moves a device's partitions away and back by weight, then doubles the partitions of the object ring."""
 
     def ring(*args):
         log.append(args[0])
         cluster.ring(f"{cluster.swift_dir}/object.builder", *args)
 
+    def seen():
+        # Servers look at the ring every 15 s; each step waits until all have seen the one before.
+        gate.open(1)
+        stop.wait(20)
+        gate.wait_used(stop)
+
     for weight in ("0", "100"):
         ring("set_weight", f"{NET}2/d1", weight, "--yes")
         ring("pretend_min_part_hours_passed")
         ring("rebalance")
-        if stop.wait(20):
-            return
-    # Servers look at the ring every 15 s; each step waits until all have seen the one before.
+        seen()
     ring("prepare_increase_partition_power")
     ring("write_ring")
-    stop.wait(20)
+    seen()
     cluster.relink("relink")
+    log.append("relinked")
+    gate.open(1)
     ring("increase_partition_power")
     ring("write_ring")
-    stop.wait(20)
+    seen()
     cluster.relink("cleanup")
+    log.append("cleaned")
+    gate.open(1)
     ring("finish_increase_partition_power")
     ring("write_ring")
+    seen()
     log.append("finished")
 
 
-def bit_rot(cluster, model):
-    """Flips one byte in the middle of every data file of one node; returns how many were hurt."""
+def flip(node):
+    """Flips one byte in the middle of every data file of a node; returns how many were hurt."""
     hurt = 0
-    node = cluster.nodes[0]
     for d in (1, 2):
         for top, _, files in os.walk(os.path.join(node.device(d), "objects")):
             for name in files:
@@ -421,20 +375,72 @@ def bit_rot(cluster, model):
                 size = os.path.getsize(path)
                 if not name.endswith(".data") or not size:
                     continue
+                was = os.stat(path)
                 with open(path, "r+b") as f:
                     f.seek(size // 2)
                     byte = f.read(1)
                     f.seek(size // 2)
                     f.write(bytes([byte[0] ^ 1]))
+                # Rot leaves no trace in the inode.
+                os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
                 hurt += 1
-    # What the page cache holds was changed as well; nothing else has to be dropped.
-    wrong, client = 0, Client()
-    for name, states in model.state.items():
-        status, _, body = client.call("GET", name)
-        found = digest(body) if status == 200 else None if status == 404 else status
-        wrong += found not in states
+    return hurt
+
+
+def bit_rot(cluster, model, verifier):
+    """One node's data all wrong: nobody may be served it, half of it found by reading, the rest by the auditor."""
+    node = cluster.nodes[0]
+    node.signal(signal.SIGSTOP)
+    hurt = flip(node)
+    sh("sync")
+    with open("/proc/sys/vm/drop_caches", "w") as f:
+        f.write("3\n")
+    node.signal(signal.SIGCONT)
+    direct, ring = Direct(), Ring(f"{cluster.swift_dir}/object.ring.gz")
+    tally, lock = {}, threading.Lock()
+
+    def judge(who, name, status, body):
+        right = status == 200 and any(v and v[0] == digest(body) for v in model.state[name])
+        absent = status == 404 and None in model.state[name]
+        what = "right" if right or absent else "wrong" if status == 200 else "missing" if status == 404 else "broken off" if not status else str(status)
+        with lock:
+            tally[f"{who} {what}"] = tally.get(f"{who} {what}", 0) + 1
+        return what
+
+    def read(name):
+        if zlib.crc32(name.encode()) % 2:
+            return []
+        container, key = name[1:].split("/", 1)
+        part, primaries = ring.primaries(ACCOUNT, container, key)
+        # The damaged node itself, then the proxy.
+        for dev in primaries:
+            if dev["ip"] == node.ip and zlib.crc32(key.encode()) % 4 < 2:
+                status, _, body = direct.get(dev, part, ACCOUNT, container, key)
+                judge("node", name, status, body)
+        client = verifier.client()
+        for attempt in range(4):
+            status, _, body = client.call("GET", name)
+            if judge("proxy", name, status, body) != "broken off":
+                break
+        return []
+
+    each(sorted(model.state), read)
+    started = time.time()
     node.spawn("object-auditor", node.command("object-auditor"))
-    return hurt, wrong
+    problems = ["not looked yet"]
+    while problems and time.time() - started < 180:
+        time.sleep(2)
+        if quarantined(node) >= hurt:
+            problems = dispersed(cluster, model) or verifier.everything() or verifier.copies()[1]
+    found = quarantined(node)
+    print(f"bit rot           {hurt} files hurt, {found} quarantined, {replicas(cluster)} data files after {time.time() - started:.0f} s of auditing")
+    print("read meanwhile    " + ", ".join(f"{k}: {v}" for k, v in sorted(tally.items())))
+    wrong = sum(v for k, v in tally.items() if k.endswith((" wrong", " missing")) and k != "node missing")
+    if wrong:
+        problems.append(f"{wrong} wrong answers")
+    if found < hurt:
+        problems.append(f"{hurt - found} damaged files not found")
+    return problems
 
 
 def quarantined(node):
@@ -443,43 +449,6 @@ def quarantined(node):
         top = os.path.join(node.device(d), "quarantined", "objects")
         n += len(os.listdir(top)) if os.path.isdir(top) else 0
     return n
-
-
-def dispersion(cluster, model):
-    """Live objects, those that may or may not be there, and data files of all."""
-    live = sum(states != {None} and None not in states for states in model.state.values())
-    unsure = sum(None in states and len(states) > 1 for states in model.state.values())
-    found = sum(replicas(cluster).values())
-    return live, unsure, found
-
-
-def verify(cluster, model, containers):
-    """Problems found now."""
-    client, out = Client(), []
-    listed = {}
-    for c in containers:
-        marker, names = "", set()
-        while True:
-            status, _, body = client.call("GET", f"/{c}?format=json&limit=5000&marker=" + urllib.parse.quote(marker))
-            if status not in (200, 204):
-                return [f"listing of {c}: {status}"]
-            page = json.loads(body) if body else []
-            if not page:
-                break
-            names.update((o["name"], o["hash"]) for o in page)
-            marker = page[-1]["name"]
-        listed[c] = dict(names)
-    for name, states in list(model.state.items()):
-        status, _, body = client.call("GET", name, headers={"X-Newest": "true"})
-        found = digest(body) if status == 200 else None if status == 404 else f"status {status}"
-        if found not in states:
-            what = "lost" if found is None else "came back" if states == {None} else "wrong bytes"
-            out.append(f"{name}: {what} ({found}, expected {sorted(map(str, states))})")
-            continue
-        container, key = name[1:].split("/", 1)
-        if listed[container].get(key) != found:
-            out.append(f"{name}: listed as {listed[container].get(key)}, is {found}")
-    return out
 
 
 def replicas(cluster):
@@ -494,92 +463,155 @@ def replicas(cluster):
     return out
 
 
-def main():
+def dispersed(cluster, model):
+    """Three data files for every object that is there, no more and no less."""
+    live = sum(None not in states for states in model.state.values())
+    unsure = sum(None in states and len(states) > 1 for states in model.state.values())
+    n = sum(replicas(cluster).values())
+    return [] if 3 * live <= n <= 3 * (live + unsure) else [f"{n} data files of {live} objects ({unsure} unsure)"]
+
+
+def dispersion(cluster):
+    """The other Swift's own figures of where things are; its programs also need its client library."""
+    conf = f"{cluster.swift_dir}/dispersion.conf"
+    with open(conf, "w") as f:
+        f.write(f"[dispersion]\nauth_url = http://{PROXY}:{PORT}/auth/v1.0\nauth_user = test:tester\nauth_key = testing\n")
+        f.write(f"swift_dir = {cluster.swift_dir}\ndispersion_coverage = 100\nconcurrency = 8\n")
+    problems = []
+    for tool in ("populate", "report"):
+        done = subprocess.run(cluster.command("swift", f"dispersion-{tool}", conf), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        lines = [line for text in done.stdout.splitlines() for line in text.split("\r") if line.strip()]
+        if done.returncode:
+            problems.append(f"swift-dispersion-{tool}: {done.returncode}: {lines[-3:]}")
+    print("dispersion        " + " / ".join(lines))
+    if sum("100.00%" in line for line in lines) < 2:
+        problems.append("dispersion below 100 %")
+    return problems
+
+
+def arguments():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("caelum")
     p.add_argument("--operations", type=int, default=20_000)
     p.add_argument("--clients", type=int, default=8)
+    p.add_argument("--mix", default="usual", choices=sorted(MIX), help="write: nine tenths new objects")
+    p.add_argument("--sizes", default="0,1,900,4096,70000,300000", help="bytes of objects, by chance; one in twenty has seven times the last")
     p.add_argument("--nodes", default="caelum", help="kinds of the four nodes, in turn: caelum, swift")
     p.add_argument("--proxy", default="caelum")
     p.add_argument("--swift-bin", default="", help="directory with the programs of the other Swift")
     p.add_argument("--sync", default="rsync", choices=["rsync", "ssync"])
     p.add_argument("--no-faults", action="store_true")
-    p.add_argument("--replace", type=float, default=0, help="seconds between replacements of nodes by the other program, instead of faults")
+    p.add_argument("--rounds", type=int, default=4, help="so often each fault")
+    p.add_argument("--replace", type=float, default=0, help="seconds at least between replacements of nodes by the other program, instead of faults")
     p.add_argument("--grow", action="store_true", help="change the ring and double its partitions under load, instead of faults")
     p.add_argument("--bit-rot", action="store_true", help="afterwards, hurt every data file of one node")
+    p.add_argument("--dispersion", action="store_true", help="afterwards, the other Swift's dispersion report")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--recovery", type=float, default=15)
-    p.add_argument("--device-mib", type=int, default=1024)
+    p.add_argument("--patience", type=float, default=CONVERGED + 60, help="seconds until agreement is given up")
+    p.add_argument("--device-mib", type=int, default=2048)
     p.add_argument("--dir", default="/tmp/object-probe")
     p.add_argument("--keep", action="store_true", help="leave logs and configuration")
-    args = p.parse_args()
+    return p.parse_args()
+
+
+def exercise(cluster, model, containers, args, events):
+    """Clients and whatever disturbs them, until both are done."""
+    stop = threading.Event()
+    steps = 10 if args.replace else 7 if args.grow else len(KINDS) * args.rounds
+    gate = Gate(args.operations, steps)
+    sizes = [int(n) for n in args.sizes.split(",")]
+    each_one = args.operations // args.clients
+    threads = [
+        threading.Thread(target=worker, args=(model, containers, args.seed * 1000 + i, each_one, gate, MIX[args.mix], sizes))
+        for i in range(args.clients)
+    ]
+
+    def disturb():
+        try:
+            if args.grow:
+                grower(cluster, stop, gate, events)
+            elif args.replace:
+                replacer(cluster, stop, args.replace, gate, events)
+            elif not args.no_faults:
+                saboteur(cluster, stop, random.Random(args.seed), args.rounds, gate, events)
+        except BaseException as e:  # noqa: BLE001, its end must not leave the clients waiting
+            model.bad(f"disturbing ended early: {type(e).__name__} {e}")
+        finally:
+            gate.open()
+
+    bad = threading.Thread(target=disturb)
+    for t in [*threads, bad]:
+        t.start()
+    for t in [*threads, bad]:
+        t.join()
+
+
+def agree(cluster, model, verifier, patience):
+    """Waits for agreement; the seconds that took, and what is still wrong."""
+    healed, last, problems = time.time(), "", ["not looked yet"]
+    while problems and time.time() - healed < patience:
+        time.sleep(2)
+        problems = verifier.run() or dispersed(cluster, model) or verifier.databases()
+        if problems and problems[0] != last:
+            last = problems[0]
+            print(f"  {time.time() - healed:4.0f} s: {len(problems)} to go: {last[:160]}", flush=True)
+    converged = time.time() - healed
+    if not problems:
+        problems = verifier.everything()
+        certain, wrong = verifier.copies()
+        print(f"copies            {certain} objects read from three devices each: {len(wrong)} wrong")
+        problems += wrong
+    return converged, problems
+
+
+def run(cluster, model, args):
+    containers = [f"c{i}" for i in range(8)]
+    cluster.setup()
+    cluster.start()
+    client = Client()
+    for c in containers:
+        deadline = time.time() + 60
+        while (answer := client.call("PUT", f"/{c}", None, {"X-Container-Meta-Made": c}))[0] not in (201, 202):
+            if time.time() > deadline:
+                raise SystemExit(f"containers cannot be made: {answer[0]} {answer[2][:200]!r}")
+    started, events = time.time(), []
+    exercise(cluster, model, containers, args, events)
+    took = time.time() - started
+    print(f"operations        {sum(model.counts.values())} in {took:.0f} s: " + ", ".join(f"{k}: {v}" for k, v in sorted(model.counts.items())))
+    print(f"events            {len(events)}: " + " ".join(events), flush=True)
+    verifier = Verifier(model, containers, cluster.swift_dir)
+    converged, problems = agree(cluster, model, verifier, args.patience)
+    deleted = sum(s == {None} for s in model.state.values())
+    put = sum(v for k, v in model.counts.items() if k in ("put 201", "over 201"))
+    print(f"names             {len(model.state)}, {put} writes acknowledged, {deleted} deleted for certain, {sum(len(s) > 1 for s in model.state.values())} unsure")
+    print(f"converged after   {converged:.0f} s" if not problems else f"not converged after {converged:.0f} s")
+    print(f"data files        {replicas(cluster)}", flush=True)
+    if converged > CONVERGED and not args.replace:
+        problems.append(f"converged after more than {CONVERGED} s")
+    if args.bit_rot and not problems:
+        problems = bit_rot(cluster, model, verifier)
+    if args.dispersion and not problems:
+        problems = dispersion(cluster)
+    return model.wrong + problems
+
+
+def main():
+    args = arguments()
     shutil.rmtree(args.dir, ignore_errors=True)
     os.makedirs(args.dir)
-    cluster, model, faults = Cluster(args), Model(), []
+    cluster, model, problems = Cluster(args), Model(), ["ended early"]
     cluster.recovery = args.recovery
-    model.seen = {}
-    containers = [f"c{i}" for i in range(8)]
-    failed = True
     try:
-        cluster.setup()
-        cluster.start()
-        client = Client()
-        for c in containers:
-            deadline = time.time() + 30
-            while (answer := client.call("PUT", f"/{c}"))[0] not in (201, 202):
-                if time.time() > deadline:
-                    raise SystemExit(f"containers cannot be made: {answer[0]} {answer[2][:200]!r}")
-        stop = threading.Event()
-        threads = [threading.Thread(target=worker, args=(model, containers, args.seed * 1000 + i, args.operations // args.clients)) for i in range(args.clients)]
-        if args.grow:
-            bad = threading.Thread(target=grower, args=(cluster, stop, faults))
-        elif args.replace:
-            bad = threading.Thread(target=replacer, args=(cluster, stop, args.replace, faults))
-        else:
-            bad = threading.Thread(target=saboteur, args=(cluster, stop, args.seed, faults))
-        started = time.time()
-        for t in threads:
-            t.start()
-        if not args.no_faults:
-            bad.start()
-        for t in threads:
-            t.join()
-        took = time.time() - started
-        if not args.replace and not args.grow:
-            stop.set()
-        if not args.no_faults:
-            bad.join()
-        healed, problems = time.time(), ["not looked yet"]
-        while problems and time.time() - healed < CONVERGED + 60:
-            time.sleep(3)
-            problems = verify(cluster, model, containers)
-            live, unsure, found = dispersion(cluster, model)
-            if not 3 * live <= found <= 3 * (live + unsure):
-                problems.append(f"{found} data files of {live} live objects ({unsure} unsure)")
-        converged = time.time() - healed
-        print(f"operations        {sum(model.counts.values())} in {took:.0f} s: " + ", ".join(f"{k}: {v}" for k, v in sorted(model.counts.items())))
-        print(f"faults            {len(faults)}: " + " ".join(sorted(faults)))
-        print(f"names             {len(model.state)}, {sum(s == {None} for s in model.state.values())} deleted for certain")
-        print(f"converged after   {converged:.0f} s" if not problems else f"not converged after {converged:.0f} s")
-        print(f"data files        {replicas(cluster)}")
+        problems = run(cluster, model, args)
         for line in problems[:20]:
-            print("  " + line)
-        failed = bool(problems) or converged > CONVERGED
-        if args.bit_rot and not failed:
-            hurt, wrong = bit_rot(cluster, model)
-            rotten = time.time()
-            while time.time() - rotten < 120 and (quarantined(cluster.nodes[0]) < hurt or verify(cluster, model, containers)):
-                time.sleep(2)
-            found = quarantined(cluster.nodes[0])
-            live, unsure, files = dispersion(cluster, model)
-            print(f"bit rot           {hurt} files hurt, {found} quarantined, {wrong} wrong answers, {files} data files of {live} objects after {time.time() - rotten:.0f} s")
-            failed = found < hurt or wrong or files < 3 * live
-        print(f"problems          {len(problems)}")
+            print("  " + line[:300])
+        print(f"problems          {len(problems)}", flush=True)
     finally:
         cluster.teardown()
-        if not args.keep and not failed:
+        if not args.keep and not problems:
             shutil.rmtree(args.dir, ignore_errors=True)
-    sys.exit(1 if failed else 0)
+    sys.exit(1 if problems else 0)
 
 
 if __name__ == "__main__":
