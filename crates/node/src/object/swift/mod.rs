@@ -38,6 +38,8 @@ pub const ROLES: &[&str] = &[
     "object-auditor",
     "object-updater",
     "object-expirer",
+    "object-relink",
+    "object-relink-cleanup",
 ];
 
 /// How a process of the cluster is started.
