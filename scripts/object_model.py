@@ -190,6 +190,9 @@ def worker(model, containers, seed, operations, gate, mix, sizes):
             if status == 200 and (isinstance(seen, str) or not model.plausible(name, seen)):
                 model.bad(f"{name}: served {seen}")
         model.count(f"{kind} {status}")
+        if not status:
+            # Nobody listens, for instance while the proxy is exchanged.
+            time.sleep(0.5)
 
 
 def mark(model, client, container, value):

@@ -69,8 +69,10 @@ class Node:
             f"bind_ip = {self.ip}\nworkers = 1\nuser = root\nswift_dir = {self.cluster.swift_dir}\ndevices = {self.dir}/devices\n"
             "mount_check = true\nlog_level = WARNING\nfallocate_reserve = 1%\n"
         )
+        # The other Swift's daemons start a process per device and pass: a small machine would do nothing else.
+        pause = 15 if self.cluster.mixed else 3
         for role, port in ROLES.items():
-            replicator = "concurrency = 2\ninterval = 3\nrun_pause = 3\n"
+            replicator = f"concurrency = 2\ninterval = {pause}\nrun_pause = {pause}\n"
             if role == "object":
                 replicator += "rsync_timeout = 20\nrsync_io_timeout = 10\nhandoffs_first = false\nsync_method = %s\n" % self.cluster.sync
             else:
@@ -80,7 +82,7 @@ class Node:
                 f.write(f"[app:{role}-server]\nuse = egg:swift#{role}\n[filter:healthcheck]\nuse = egg:swift#healthcheck\n")
                 f.write(f"[filter:recon]\nuse = egg:swift#recon\nrecon_cache_path = {self.dir}/recon\n")
                 f.write(f"[{role}-replicator]\n{replicator}recon_cache_path = {self.dir}/recon\n")
-                f.write(f"[{role}-updater]\ninterval = 3\nslowdown = 0\nrecon_cache_path = {self.dir}/recon\n")
+                f.write(f"[{role}-updater]\ninterval = {pause}\nslowdown = 0\nrecon_cache_path = {self.dir}/recon\n")
                 f.write(f"[{role}-auditor]\ninterval = 30\nfiles_per_second = 1000\nrecon_cache_path = {self.dir}/recon\n[account-reaper]\n[container-sync]\n[object-expirer]\ninterval = 10\n")
         os.makedirs(f"{self.dir}/recon", exist_ok=True)
         modules = "".join(
@@ -147,6 +149,7 @@ class Cluster:
     def __init__(self, args):
         self.dir, self.caelum, self.swift = args.dir, args.caelum, args.swift_bin
         self.kinds, self.proxy_kind = args.nodes.split(","), args.proxy
+        self.mixed = bool(args.swift_bin)
         self.device_mib, self.sync = args.device_mib, args.sync
         self.swift_dir = os.path.join(self.dir, "swift")
         self.nodes = [Node(self, n) for n in range(1, 5)]
@@ -523,7 +526,7 @@ def exercise(cluster, model, containers, args, events):
     sizes = [int(n) for n in args.sizes.split(",")]
     each_one = args.operations // args.clients
     threads = [
-        threading.Thread(target=worker, args=(model, containers, args.seed * 1000 + i, each_one, gate, MIX[args.mix], sizes))
+        threading.Thread(daemon=True, target=worker, args=(model, containers, args.seed * 1000 + i, each_one, gate, MIX[args.mix], sizes))
         for i in range(args.clients)
     ]
 
@@ -540,7 +543,7 @@ def exercise(cluster, model, containers, args, events):
         finally:
             gate.open()
 
-    bad = threading.Thread(target=disturb)
+    bad = threading.Thread(daemon=True, target=disturb)
     for t in [*threads, bad]:
         t.start()
     for t in [*threads, bad]:
