@@ -59,9 +59,26 @@ impl KeystoneOptions {
     }
 }
 
+/// Which service tokens count.
+#[derive(Clone, Debug)]
+pub struct ServiceRoles {
+    /// A service has one of these (`service_token_roles`).
+    pub roles: Vec<String>,
+    /// A service token without any of them is not valid (`service_token_roles_required`); otherwise its roles count,
+    /// but ended user tokens are not taken with it.
+    pub required: bool,
+}
+
+impl Default for ServiceRoles {
+    fn default() -> Self {
+        Self { roles: vec!["service".into()], required: false }
+    }
+}
+
 /// Rules for callers with tokens of the identity service.
 pub struct Keystone {
-    validator: Arc<dyn TokenValidator>,
+    /// `None`: nobody's token can be checked, so that everybody is a stranger.
+    validator: Option<Arc<dyn TokenValidator>>,
     pub options: KeystoneOptions,
 }
 
@@ -70,17 +87,40 @@ fn has_role(roles: &[String], wanted: &[String]) -> bool {
 }
 
 impl Keystone {
-    pub fn new(validator: Arc<dyn TokenValidator>, options: KeystoneOptions) -> Self {
+    pub fn new(validator: Option<Arc<dyn TokenValidator>>, options: KeystoneOptions) -> Self {
         Self { validator, options }
     }
 
+    pub fn has_validator(&self) -> bool {
+        self.validator.is_some()
+    }
+
     /// The caller behind a token, and behind the service token sent with it. `None` when either is not valid:
-    /// the request is then nobody's. Errors: `Unavailable` when the identity service cannot be asked,
-    /// `Forbidden` for what the token's access rules do not allow.
-    pub async fn caller(&self, token: &str, service_token: Option<&str>, method: &Method, path: &str) -> Result<Option<Caller>> {
-        let Some(mut auth) = valid(self.validator.validate(token).await)? else { return Ok(None) };
-        if let Some(service) = service_token {
-            let Some(service) = valid(self.validator.validate(service).await)? else { return Ok(None) };
+    /// the request is then nobody's. A service may go on with a user's token that has ended meanwhile. Errors:
+    /// `Unavailable` when the identity service cannot be asked, `Forbidden` for what the token's access rules do not
+    /// allow.
+    pub async fn caller(
+        &self,
+        token: &str,
+        service_token: Option<&str>,
+        services: &ServiceRoles,
+        method: &Method,
+        path: &str,
+    ) -> Result<Option<Caller>> {
+        let Some(validator) = &self.validator else { return Ok(None) };
+        let mut service = None;
+        if let Some(token) = service_token {
+            let Some(auth) = valid(validator.validate(token).await)? else { return Ok(None) };
+            let is_service = has_role(&auth.creds.roles, &services.roles);
+            if services.required && !is_service {
+                return Ok(None);
+            }
+            service = Some((auth, is_service));
+        }
+        let expired_too = service.as_ref().is_some_and(|(_, is_service)| *is_service);
+        let answer = if expired_too { validator.validate_expired(token).await } else { validator.validate(token).await };
+        let Some(mut auth) = valid(answer)? else { return Ok(None) };
+        if let Some((service, _)) = service {
             let mut both = (*auth).clone();
             both.creds.service_roles = service.creds.roles.clone();
             auth = Arc::new(both);

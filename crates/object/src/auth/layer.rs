@@ -5,7 +5,6 @@ use crate::env::{AuthorizeOverride, Authorizer, Caller, Environ, Req, Resp, Swif
 use crate::http::{error, respond, set, text, unauthorized};
 use crate::proxy::InfoSource;
 use async_trait::async_trait;
-use caelum_base::ErrorKind;
 use caelum_rest::{Body, HttpService};
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Method};
@@ -17,6 +16,8 @@ pub struct AuthDeps {
     pub info: Arc<dyn InfoSource>,
     pub keystone: Option<Arc<Keystone>>,
     pub tempauth: Option<Arc<TempAuth>>,
+    /// Layers before this one cannot settle who may do what (`allow_overrides = no`).
+    pub ignore_overrides: bool,
 }
 
 /// The layer. After it, the environ says who calls and can be asked what they may do.
@@ -104,7 +105,7 @@ impl Authorizer for Rules {
 }
 
 /// The only value of a header; a header sent twice counts as a wrong one.
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(super) fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut all = headers.get_all(name).iter();
     let first = all.next()?;
     if all.next().is_some() {
@@ -113,31 +114,14 @@ fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     Some(first.to_str().unwrap_or(""))
 }
 
-enum Known {
-    Caller(Caller),
-    Nobody,
-    Refused(Resp),
-}
-
 impl AuthDeps {
+    /// The caller behind a token of tempauth's; an answer for a token that could only be one, and is not valid. The
+    /// identity service's tokens have been looked at before ([`super::AuthToken`]).
     // Takes parts of the request: a body cannot be shared between threads.
-    async fn caller(&self, method: &Method, path: &str, headers: &HeaderMap) -> Known {
-        let Some(token) = only(headers, "x-auth-token").or_else(|| only(headers, "x-storage-token")) else { return Known::Nobody };
-        let service = only(headers, "x-service-token");
-        if let Some(t) = self.tempauth.as_ref().filter(|t| t.is_token(token)) {
-            // Nobody else could know this token.
-            return t.caller(token, service).await.map_or_else(|| Known::Refused(unauthorized(path)), Known::Caller);
-        }
-        let Some(k) = &self.keystone else { return Known::Nobody };
-        match k.caller(token, service, method, path).await {
-            Ok(Some(caller)) => Known::Caller(caller),
-            Ok(None) => Known::Nobody,
-            Err(e) if e.kind == ErrorKind::Forbidden => Known::Refused(error(403)),
-            Err(e) => {
-                tracing::error!(error = e.chain(), "tokens cannot be checked");
-                Known::Refused(error(503))
-            }
-        }
+    async fn caller(&self, path: &str, headers: &HeaderMap) -> Result<Option<Caller>, Resp> {
+        let Some(token) = only(headers, "x-auth-token").or_else(|| only(headers, "x-storage-token")) else { return Ok(None) };
+        let Some(t) = self.tempauth.as_ref().filter(|t| t.is_token(token)) else { return Ok(None) };
+        t.caller(token, only(headers, "x-service-token")).await.map(Some).ok_or_else(|| unauthorized(path))
     }
 
     /// Headers that the rules add to a request: what is to be kept with the account.
@@ -162,7 +146,8 @@ impl AuthDeps {
 
 async fn serve(next: Arc<dyn HttpService>, deps: Arc<AuthDeps>, req: Req) -> Resp {
     let Some(mut env) = environ(&req).cloned() else { return error(403) };
-    if env.authorizer.is_none() || req.extensions().get::<AuthorizeOverride>().is_some() {
+    let overridden = !deps.ignore_overrides && req.extensions().get::<AuthorizeOverride>().is_some();
+    if env.authorizer.is_none() || overridden {
         return next.call(req).await;
     }
     let (mut parts, body) = req.into_parts();
@@ -170,10 +155,9 @@ async fn serve(next: Arc<dyn HttpService>, deps: Arc<AuthDeps>, req: Req) -> Res
         return t.answer(&parts).await;
     }
     if env.caller.is_none() {
-        match deps.caller(&parts.method, parts.uri.path(), &parts.headers).await {
-            Known::Caller(c) => env.caller = Some(Arc::new(c)),
-            Known::Nobody => {}
-            Known::Refused(r) => return r,
+        match deps.caller(parts.uri.path(), &parts.headers).await {
+            Ok(caller) => env.caller = caller.map(Arc::new),
+            Err(refusal) => return refusal,
         }
     }
     env.is_owner = false;

@@ -12,12 +12,14 @@ mod keystone;
 mod layer;
 mod rules;
 mod tempauth;
+mod token;
 
 pub use acl::{AccountAcl, Acl, check_account_acl};
-pub use keystone::{DOMAIN_SYSMETA, Keystone, KeystoneOptions};
+pub use keystone::{DOMAIN_SYSMETA, Keystone, KeystoneOptions, ServiceRoles};
 pub use layer::{Auth, AuthDeps};
 pub use rules::{Reseller, Resellers};
 pub use tempauth::{KnownUser, TempAuth, TempAuthOptions, TempUser};
+pub use token::{AuthToken, AuthTokenOptions};
 
 use crate::env::{Authorizer, Environ, Resp, SwiftPath};
 use crate::http::{error, unauthorized};

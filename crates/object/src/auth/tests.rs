@@ -63,13 +63,13 @@ fn world(acl: Option<&str>) -> World {
     let temp = TempAuthOptions::from_options(&options).unwrap();
     let info = Arc::new(FixedInfo::default());
     let cache = Arc::new(MemoryCache::new(env.clone()));
-    let deps = AuthDeps {
-        info: info.clone(),
-        keystone: Some(Arc::new(Keystone::new(Arc::new(validator), KeystoneOptions::default()))),
-        tempauth: Some(Arc::new(TempAuth::new(temp, env.clone(), cache))),
-    };
+    let keystone = Arc::new(Keystone::new(Some(Arc::new(validator)), KeystoneOptions::default()));
+    let tempauth = Arc::new(TempAuth::new(temp, env.clone(), cache));
+    let deps = AuthDeps { info: info.clone(), keystone: Some(keystone.clone()), tempauth: Some(tempauth.clone()), ignore_overrides: false };
     let controller = Arc::new(Controller { acl: acl.map(str::to_string), seen: Mutex::default() });
-    World { front: CatchErrors::new(Arc::new(Auth::new(controller.clone(), deps)), env, ""), controller, info, clock }
+    let auth = Arc::new(Auth::new(controller.clone(), deps));
+    let tokens = Arc::new(AuthToken::new(auth, keystone, Some(tempauth), AuthTokenOptions::default()));
+    World { front: CatchErrors::new(tokens, env, ""), controller, info, clock }
 }
 
 impl World {
@@ -159,7 +159,7 @@ async fn container_lists() {
 async fn names_in_lists_count_in_the_default_domain_only() {
     let w = world(Some("p2:user-other"));
     let acl = Some("name:user-other");
-    let keystone = Keystone::new(Arc::new(StaticValidator::default()), KeystoneOptions::default());
+    let keystone = Keystone::new(Some(Arc::new(StaticValidator::default())), KeystoneOptions::default());
     let caller = Caller {
         user_id: "u".into(),
         user_name: "user-other".into(),
@@ -212,15 +212,82 @@ async fn service_accounts_need_a_service() {
     let options = [("reseller_prefix", "AUTH, SERVICE"), ("SERVICE_service_roles", "service"), ("operator_roles", "member")];
     let options: Vec<(String, String)> = options.iter().map(|(k, v)| ((*k).to_string(), (*v).to_string())).collect();
     let validator = StaticValidator::default().with("member", "p1", &["member"]).with("svc", "p4", &["service"]);
-    let keystone = Keystone::new(Arc::new(validator), KeystoneOptions::from_options(&options));
+    let keystone = Keystone::new(Some(Arc::new(validator)), KeystoneOptions::from_options(&options));
     let get = Method::GET;
     for (service, want) in [(None, false), (Some("svc"), true)] {
-        let caller = keystone.caller("member", service, &get, "/v1/SERVICE_p1").await.unwrap().unwrap();
+        let caller = keystone.caller("member", service, &ServiceRoles::default(), &get, "/v1/SERVICE_p1").await.unwrap().unwrap();
         assert_eq!(keystone.owns("SERVICE_p1", &caller), want);
         assert!(keystone.owns("AUTH_p1", &caller));
     }
     // A service token that is not valid makes the request nobody's.
-    assert!(keystone.caller("member", Some("forged"), &get, "/v1/AUTH_p1").await.unwrap().is_none());
+    assert!(keystone.caller("member", Some("forged"), &ServiceRoles::default(), &get, "/v1/AUTH_p1").await.unwrap().is_none());
+}
+
+/// Counts answers that say where tokens are to be had.
+fn asks_for_token(r: &Resp) -> bool {
+    r.headers().get_all("www-authenticate").iter().any(|v| v == "Keystone uri=\"http://k/v3\"")
+}
+
+#[tokio::test]
+async fn requests_without_a_valid_token() {
+    let controller = Arc::new(Controller { acl: Some(".r:*".into()), seen: Mutex::default() });
+    let env = Env { clock: Arc::new(ManualClock::at(Timestamp::from_secs(1_700_000_000))), rng: Arc::new(SeededRng::new(3)) };
+    for delay in [true, false] {
+        let validator = StaticValidator::default().with("member", "p1", &["member"]);
+        let keystone = Arc::new(Keystone::new(Some(Arc::new(validator)), KeystoneOptions::default()));
+        let info = Arc::new(FixedInfo::default());
+        let deps = AuthDeps { info, keystone: Some(keystone.clone()), tempauth: None, ignore_overrides: false };
+        let uri = Some("http://k/v3".to_string());
+        let options = AuthTokenOptions { delay_auth_decision: delay, www_authenticate_uri: uri, ..AuthTokenOptions::default() };
+        let layer = AuthToken::new(Arc::new(Auth::new(controller.clone(), deps)), keystone, None, options);
+        let front = CatchErrors::new(Arc::new(layer), env.clone(), "");
+        for (token, path, want) in [
+            ("member", "/v1/AUTH_p1/c/o", 200),
+            ("forged", "/v1/AUTH_p1/c/o", if delay { 200 } else { 401 }),
+            ("", "/v1/AUTH_p1/c/o", if delay { 200 } else { 401 }),
+            ("forged", "/v1/AUTH_p1/c", 401),
+        ] {
+            let mut req = Request::builder().uri(path).body(caelum_rest::empty()).unwrap();
+            if !token.is_empty() {
+                req.headers_mut().insert("x-auth-token", token.parse().unwrap());
+            }
+            let r = front.call(req).await;
+            assert_eq!((r.status().as_u16(), asks_for_token(&r)), (want, want == 401), "{delay} {token} {path}");
+        }
+    }
+}
+
+/// Knows a token that has ended.
+struct Ended(StaticValidator);
+
+#[async_trait]
+impl caelum_rest::TokenValidator for Ended {
+    async fn validate(&self, token: &str) -> caelum_base::Result<Arc<caelum_rest::Auth>> {
+        if token == "ended" { Err(caelum_base::Error::unauthenticated("ended")) } else { self.0.validate(token).await }
+    }
+
+    async fn validate_expired(&self, token: &str) -> caelum_base::Result<Arc<caelum_rest::Auth>> {
+        self.0.validate(token).await
+    }
+}
+
+#[tokio::test]
+async fn services_go_on_with_tokens_that_have_ended() {
+    let tokens = StaticValidator::default().with("ended", "p1", &["member"]).with("svc", "p4", &["service"]);
+    let tokens = Ended(tokens.with("other", "p4", &["member"]));
+    let keystone = Keystone::new(Some(Arc::new(tokens)), KeystoneOptions::default());
+    let (get, required) = (Method::GET, ServiceRoles { required: true, ..ServiceRoles::default() });
+    let lax = ServiceRoles::default();
+    for (token, service, services, want) in [
+        ("ended", None, &lax, None),
+        ("ended", Some("svc"), &lax, Some("service")),
+        ("ended", Some("other"), &lax, None),
+        ("svc", Some("other"), &lax, Some("member")),
+        ("svc", Some("other"), &required, None),
+    ] {
+        let caller = keystone.caller(token, service, services, &get, "/v1/AUTH_p1").await.unwrap();
+        assert_eq!(caller.and_then(|c| c.service_roles.first().cloned()).as_deref(), want, "{token} {service:?}");
+    }
 }
 
 #[tokio::test]

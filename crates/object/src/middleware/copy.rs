@@ -33,6 +33,12 @@ impl Copy {
         Self { next, yield_frequency: Duration::from_secs(10) }
     }
 
+    /// With another time between the blanks that keep a slow answer alive.
+    #[must_use]
+    pub fn yielding(self, every: Duration) -> Self {
+        Self { yield_frequency: every, ..self }
+    }
+
     async fn handle(self, req: Req) -> Resp {
         let Some(path) = split_path(&req).filter(|p| p.object.is_some()) else { return self.next.call(req).await };
         let from = text(req.headers(), "x-copy-from").is_some_and(|v| !v.is_empty());

@@ -11,11 +11,18 @@ pub struct Gatekeeper {
     next: Arc<dyn HttpService>,
     /// Clients may use names of the reserved namespace by `X-Allow-Reserved-Names` (`allow_reserved_names_header`).
     allow_reserved_names: bool,
+    keep_timestamps: bool,
 }
 
 impl Gatekeeper {
     pub fn new(next: Arc<dyn HttpService>, allow_reserved_names: bool) -> Self {
-        Self { next, allow_reserved_names }
+        Self { next, allow_reserved_names, keep_timestamps: false }
+    }
+
+    /// Whether clients' `X-Timestamp` goes on as it is (`shunt_inbound_x_timestamp = no`).
+    #[must_use]
+    pub fn keeping_timestamps(self, keep_timestamps: bool) -> Self {
+        Self { keep_timestamps, ..self }
     }
 }
 
@@ -52,7 +59,9 @@ impl HttpService for Gatekeeper {
     fn call(&self, mut req: Req) -> BoxFuture<'static, http::Response<Body>> {
         let headers = req.headers_mut();
         strip(headers);
-        if let Some(stamp) = headers.remove("x-timestamp") {
+        if !self.keep_timestamps
+            && let Some(stamp) = headers.remove("x-timestamp")
+        {
             headers.insert("x-backend-inbound-x-timestamp", stamp);
         }
         if self.allow_reserved_names

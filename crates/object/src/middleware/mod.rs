@@ -23,6 +23,7 @@ pub mod crypto;
 pub mod domain_remap;
 pub mod etag_quoter;
 pub mod formpost;
+pub mod list_endpoints;
 pub mod ratelimit;
 pub mod read_only;
 pub mod staticweb;

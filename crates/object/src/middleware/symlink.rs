@@ -134,12 +134,17 @@ impl Walk<'_> {
 
 impl Symlink {
     pub fn new(next: Arc<dyn HttpService>) -> Self {
-        Self { next, symloop_max: SYMLOOP_MAX }
+        Self::with_max(next, SYMLOOP_MAX)
+    }
+
+    /// `symloop_max`: links from link to link, at most.
+    pub fn with_max(next: Arc<dyn HttpService>, symloop_max: usize) -> Self {
+        Self { next, symloop_max }
     }
 
     /// The layer's part of `/info`.
-    pub fn info() -> Value {
-        serde_json::json!({"symloop_max": SYMLOOP_MAX, "static_links": true})
+    pub fn info(symloop_max: usize) -> Value {
+        serde_json::json!({"symloop_max": symloop_max, "static_links": true})
     }
 
     async fn handle(self, req: Req) -> Resp {

@@ -1,35 +1,29 @@
-//! The whole pipeline, in upstream's order.
+//! The whole pipeline: which layers stand before the controllers, in which order.
+//!
+//! A store of its own has all of them, in the order of Swift's sample configuration; `proxy-server.conf` of a cluster
+//! names those it wants, and its order counts.
 
+mod assembly;
+mod filter;
 mod operations;
 mod options;
 
+pub use filter::{Filter, with_required};
 pub use operations::{Operation, Operations, Resource, infos, operations};
-pub use options::Options;
+pub use options::{Options, VersionOptions};
 
-use crate::auth::{Auth, AuthDeps, Keystone, TempAuth};
+use crate::auth::TempAuth;
 use crate::env::{Environ, Req, Resp, environ};
-use crate::middleware::account_quotas::AccountQuotas;
-use crate::middleware::cname_lookup::CnameLookup;
-use crate::middleware::container_quotas::ContainerQuotas;
-use crate::middleware::container_sync::{ContainerSync, Realms, RealmsFile};
-use crate::middleware::crypto::Encryption;
-use crate::middleware::domain_remap::DomainRemap;
-use crate::middleware::etag_quoter::EtagQuoter;
-use crate::middleware::formpost::FormPost;
-use crate::middleware::ratelimit::RateLimit;
-use crate::middleware::read_only::ReadOnly;
-use crate::middleware::staticweb::StaticWeb;
-use crate::middleware::tempurl::TempUrl;
-use crate::middleware::{About, AccessLog, CatchErrors, CrossDomain, Gatekeeper, HealthCheck, Info, ListingFormats, NameCheck};
-use crate::middleware::{Bulk, Copy, Dlo, ObjectVersioning, Slo, Symlink, VersionedWrites};
+use crate::middleware::Symlink;
 use crate::proxy::{Cache, InfoSource, MemoryCache, Proxy, ProxyDeps};
+use assembly::Assembly;
 use caelum_base::{Env, Result};
 use caelum_rest::{HttpService, OpInfo, TokenValidator};
 use caelum_ring::Rings;
 use caelum_swiftkit::{Nodes, SwiftConf};
 use futures_util::future::BoxFuture;
-use serde_json::{Map, Value, json};
-use std::sync::{Arc, OnceLock};
+use serde_json::{Map, Value};
+use std::sync::Arc;
 
 /// What a layer from outside this crate can work with.
 pub struct Around {
@@ -107,118 +101,44 @@ impl Service {
 
 /// Builds the pipeline from its last layer to its first. Errors: `Invalid` for an option.
 pub fn start(deps: Deps) -> Result<Service> {
-    let Deps { env, rings, nodes, swift, cache, validator, options, before_auth } = deps;
-    let cache = cache.unwrap_or_else(|| Arc::new(MemoryCache::new(env.clone())));
+    let (proxy, deps) = app(deps);
+    let env = deps.env.clone();
+    let front = assemble(deps, &proxy, |assembly, proxy| assembly.build(proxy))?;
+    Ok(Service { front, proxy, env })
+}
+
+/// A pipeline for requests of the program's own, of the layers that `deps.options.order` names: nobody is asked. Not
+/// for a listener. Errors: `Invalid` for an option.
+pub fn internal_client(deps: Deps) -> Result<Arc<dyn HttpService>> {
+    let (proxy, deps) = app(deps);
+    let env = deps.env.clone();
+    let next = assemble(deps, &proxy, |assembly, proxy| assembly.build_internal(proxy))?;
+    Ok(Arc::new(Internal { next, env }))
+}
+
+/// The application behind all layers, with which they share their cache.
+fn app(mut deps: Deps) -> (Arc<Proxy>, Deps) {
+    let cache = deps.cache.take().unwrap_or_else(|| Arc::new(MemoryCache::new(deps.env.clone())));
     let proxy = Proxy::new(ProxyDeps {
-        rings,
-        nodes,
-        swift: swift.clone(),
-        env: env.clone(),
-        options: options.proxy.clone(),
+        rings: deps.rings.clone(),
+        nodes: deps.nodes.clone(),
+        swift: deps.swift.clone(),
+        env: deps.env.clone(),
+        options: deps.options.proxy.clone(),
         cache: Some(cache.clone()),
     });
-    let tempauth = options.tempauth.clone().map(|t| Arc::new(TempAuth::new(t, env.clone(), cache.clone())));
-    let keystone = validator.map(|v| Arc::new(Keystone::new(v, options.keystone.clone())));
+    (proxy, Deps { cache: Some(cache), ..deps })
+}
+
+type Build = fn(Assembly<'_>, Arc<dyn HttpService>) -> Result<Arc<dyn HttpService>>;
+
+fn assemble(deps: Deps, proxy: &Arc<Proxy>, build: Build) -> Result<Arc<dyn HttpService>> {
+    let Deps { env, rings, swift, cache, validator, options, before_auth, .. } = deps;
+    let cache = cache.unwrap_or_else(|| Arc::new(MemoryCache::new(env.clone())));
+    let order = options.order.clone().unwrap_or_else(|| Filter::ALL.to_vec());
+    let users = options.tempauth.clone().filter(|_| order.contains(&Filter::TempAuth));
+    let tempauth = users.map(|t| Arc::new(TempAuth::new(t, env.clone(), cache.clone())));
     let mut around = Around { env, info: proxy.clone(), cache, swift, tempauth, sections: Map::new() };
     around.sections.insert("swift".into(), options.swift_section(&around.swift));
-    let at = behind_auth(proxy.clone(), &options, &mut around);
-    let auth = AuthDeps { info: around.info.clone(), keystone, tempauth: around.tempauth.clone() };
-    if around.tempauth.is_some() {
-        around.sections.insert("tempauth".into(), json!({"account_acls": true}));
-    }
-    let at: Arc<dyn HttpService> = Arc::new(Auth::new(at, auth));
-    let front = before(at, &options, &mut around, before_auth)?;
-    Ok(Service { front, proxy, env: around.env })
-}
-
-/// The layers between authentication and controllers.
-fn behind_auth(proxy: Arc<Proxy>, o: &Options, a: &mut Around) -> Arc<dyn HttpService> {
-    let mut at: Arc<dyn HttpService> = proxy;
-    if let Some(keymaster) = &o.keymaster {
-        let layer = Encryption::new(at, keymaster.clone(), a.env.clone());
-        at = Arc::new(if o.disable_encryption { layer.read_only() } else { layer });
-        a.sections.insert("encryption".into(), json!({"enabled": !o.disable_encryption}));
-    }
-    at = Arc::new(Symlink::new(at));
-    a.sections.insert("symlink".into(), Symlink::info());
-    let policies = Arc::new(a.swift.policies.clone());
-    at = Arc::new(ObjectVersioning::new(at, a.info.clone(), policies.clone(), a.env.clone()));
-    a.sections.insert("object_versioning".into(), json!({}));
-    at = Arc::new(VersionedWrites::new(at, a.info.clone(), a.env.clone()));
-    a.sections.insert("versioned_writes".into(), VersionedWrites::info());
-    at = Arc::new(Dlo::new(at, a.env.clone(), o.dlo_pace));
-    a.sections.insert("dlo".into(), json!({"max_segments_per_get": 10_000}));
-    at = Arc::new(Slo::new(at, a.info.clone(), a.swift.hash.clone(), a.env.clone(), o.slo.clone()));
-    a.sections.insert("slo".into(), o.slo.info());
-    at = Arc::new(AccountQuotas::new(at, a.info.clone(), policies));
-    a.sections.insert("account_quotas".into(), json!({}));
-    at = Arc::new(ContainerQuotas::new(at, a.info.clone()));
-    a.sections.insert("container_quotas".into(), json!({}));
-    at = Arc::new(Copy::new(at));
-    a.sections.insert("staticweb".into(), json!({}));
-    Arc::new(StaticWeb::new(at, a.info.clone(), o.staticweb_url_base.as_deref()))
-}
-
-/// Where the host's name says what the path leaves out.
-fn named_hosts(mut at: Arc<dyn HttpService>, o: &Options, a: &mut Around) -> Arc<dyn HttpService> {
-    if let Some(options) = &o.domain_remap {
-        a.sections.insert("domain_remap".into(), options.info());
-        at = Arc::new(DomainRemap::new(at, options.clone()));
-    }
-    if let Some((options, resolver)) = &o.cname_lookup {
-        a.sections.insert("cname_lookup".into(), options.info());
-        at = Arc::new(CnameLookup::new(at, a.cache.clone(), resolver.clone(), options));
-    }
-    at
-}
-
-/// The layers up to authentication.
-fn before(mut at: Arc<dyn HttpService>, o: &Options, a: &mut Around, hook: Option<BeforeAuth>) -> Result<Arc<dyn HttpService>> {
-    at = Arc::new(Operations::new(at));
-    let about = Arc::new(OnceLock::new());
-    at = Arc::new(Info::new(at, about.clone()));
-    if let Some(hook) = hook {
-        at = hook(at, a);
-    }
-    if let Some((all, allow_deletes)) = o.read_only {
-        at = Arc::new(ReadOnly::new(at, a.info.clone(), all, allow_deletes));
-        if all {
-            a.sections.insert("read_only".into(), json!({}));
-        }
-    }
-    if let Some(options) = &o.ratelimit {
-        a.sections.insert("ratelimit".into(), options.info());
-        at = Arc::new(RateLimit::new(at, a.info.clone(), a.cache.clone(), options.clone(), a.env.clone()));
-    }
-    at = Arc::new(FormPost::new(at, a.info.clone(), o.formpost_digests.clone(), a.env.clone()));
-    a.sections.insert("formpost".into(), FormPost::info(&o.formpost_digests));
-    at = Arc::new(TempUrl::new(at, a.info.clone(), o.tempurl.clone(), a.env.clone()));
-    a.sections.insert("tempurl".into(), o.tempurl.info());
-    at = Arc::new(Bulk::new(at, o.bulk));
-    for (name, section) in o.bulk.info() {
-        a.sections.insert(name.into(), section);
-    }
-    if let Some(file) = &o.sync_realms {
-        let realms = Arc::new(RealmsFile::new(file.clone(), a.env.clone()));
-        at = Arc::new(ContainerSync::new(at, a.info.clone(), realms, !o.sync_realms_only));
-        let known = Realms::parse(&std::fs::read_to_string(file).unwrap_or_default());
-        a.sections.insert("container_sync".into(), ContainerSync::info(&known, o.sync_current.as_deref()));
-    }
-    at = Arc::new(ListingFormats::new(at));
-    if let Some(by_default) = o.etag_quoter {
-        at = Arc::new(EtagQuoter::new(at, a.info.clone(), by_default));
-        a.sections.insert("etag_quoter".into(), EtagQuoter::info(by_default));
-    }
-    if let Some(options) = &o.name_check {
-        at = Arc::new(NameCheck::new(at, options.clone())?);
-    }
-    at = named_hosts(at, o, a);
-    at = Arc::new(AccessLog::new(at));
-    at = Arc::new(CrossDomain::new(at, o.cross_domain_policy.as_deref()));
-    a.sections.insert("crossdomain".into(), json!({}));
-    at = Arc::new(HealthCheck::new(at, o.disable_path.clone()));
-    at = Arc::new(Gatekeeper::new(at, o.allow_reserved_names_header));
-    // Every layer has been made and has said what it can do.
-    let _ = about.set(About::new(a.env.clone(), o.info.clone(), a.sections.clone(), Map::new()));
-    Ok(Arc::new(CatchErrors::new(at, a.env.clone(), &o.trans_id_suffix)))
+    build(Assembly::new(&options, &mut around, &order, rings, validator, before_auth), proxy.clone())
 }

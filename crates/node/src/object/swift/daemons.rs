@@ -41,7 +41,7 @@ pub async fn run(c: &Common, role: &str, once: bool, stop: watch::Receiver<bool>
 }
 
 async fn databases(c: &Common, role: &str, once: bool, stop: watch::Receiver<bool>) -> Result<()> {
-    let s = c.conf.section(role);
+    let s = c.conf.section(role)?;
     let server = db_config(c, &s)?;
     let port = if role.starts_with("account") { 6202 } else { 6201 };
     let mut d =
@@ -68,12 +68,12 @@ async fn databases(c: &Common, role: &str, once: bool, stop: watch::Receiver<boo
             passes(role, &s, 300, once, stop, || update_accounts(&d, &u)).await
         }
         "container-sharder" => {
-            let sharder = sharder(&s)?;
+            let sharder = SharderConfig::from_options(&|key| s.get(key).map(str::to_string))?;
             passes(role, &s, 30, once, stop, || shard_containers(&d, &sharder)).await
         }
         "container-sync" => {
             let sync = SyncConfig {
-                client: internal(c)?,
+                client: proxy::internal(c, &s)?,
                 realms: SyncRealms::parse(&server.sync_realms),
                 allowed_sync_hosts: server.allowed_sync_hosts.clone(),
                 container_time: s.seconds("container_time", Duration::from_secs(60))?,
@@ -82,30 +82,11 @@ async fn databases(c: &Common, role: &str, once: bool, stop: watch::Receiver<boo
             passes(role, &s, 300, once, stop, || sync_containers(&d, &sync)).await
         }
         "container-reconciler" => {
-            let r = ReconcilerConfig { client: internal(c)?, concurrency: s.number("concurrency", 1)? };
+            let r = ReconcilerConfig { client: proxy::internal(c, &s)?, concurrency: s.number("concurrency", 1)? };
             passes(role, &s, 30, once, stop, || reconcile(&d, &r)).await
         }
         _ => Err(Error::invalid(format!("{role} is no role"))),
     }
-}
-
-fn sharder(s: &Section) -> Result<SharderConfig> {
-    let d = SharderConfig::default();
-    let threshold = s.number("shard_container_threshold", d.threshold)?;
-    Ok(SharderConfig {
-        auto_shard: s.yes("auto_shard", d.auto_shard),
-        threshold,
-        rows_per_shard: s.number("rows_per_shard", threshold / 2)?,
-        scanner_batch: s.number("shard_scanner_batch_size", d.scanner_batch)?,
-        cleave_batch: s.number("cleave_batch_size", d.cleave_batch)?,
-        cleave_rows: s.number("cleave_row_batch_size", d.cleave_rows)?,
-        ..d
-    })
-}
-
-/// The way of the program's own requests, with the proxy's defaults.
-fn internal(c: &Common) -> Result<std::sync::Arc<dyn caelum_rest::HttpService>> {
-    Ok(proxy::service(c)?.internal())
 }
 
 /// One step of a part-power increase on this node's devices. Errors: `Unavailable` when a file could not be moved.
@@ -156,7 +137,7 @@ fn object_config(c: &Common, s: &Section, interval: u64) -> Result<Config> {
 }
 
 async fn objects(c: &Common, role: &str, once: bool, stop: watch::Receiver<bool>) -> Result<()> {
-    let s = c.conf.section(role);
+    let s = c.conf.section(role)?;
     let every = if matches!(role, "object-updater" | "object-expirer") { 300 } else { 30 };
     let o = object_config(c, &s, every)?;
     let done = |stats: &dyn Debug| tracing::info!(role, ?stats, "pass");
@@ -173,7 +154,7 @@ async fn objects(c: &Common, role: &str, once: bool, stop: watch::Receiver<bool>
         ("object-relink-cleanup", _) => relink(&o, relinker::Step::Cleanup).await?,
         ("object-expirer", _) => {
             let expiry = ExpirerConfig {
-                client: internal(c)?,
+                client: proxy::internal(c, &s)?,
                 processes: s.number("processes", 0)?,
                 process: s.number("process", 0)?,
                 reclaim_age: s.seconds("reclaim_age", Duration::from_secs(7 * 86_400))?,
@@ -198,7 +179,7 @@ mod tests {
 
     #[test]
     fn ways_of_objects() {
-        let method = |text: &str| sync_method(&Conf::parse(Path::new("object-server.conf"), text).section("object-replicator"));
+        let method = |text: &str| sync_method(&Conf::parse(Path::new("object-server.conf"), text).section("object-replicator").unwrap());
         assert_eq!(method("[object-replicator]\n").unwrap(), SyncMethod::Ssync);
         let rsync = "[object-replicator]\nsync_method = rsync\nrsync_module = {replication_ip}::object_{device}\nrsync_io_timeout = 7\n";
         let SyncMethod::Rsync(r) = method(rsync).unwrap() else { panic!("not rsync") };

@@ -3,6 +3,8 @@
 
 mod conf;
 mod daemons;
+mod filters;
+mod pipeline;
 mod proxy;
 mod servers;
 mod tokens;
@@ -74,7 +76,7 @@ fn open(node: &SwiftNode) -> Result<Common> {
     }
     let conf = Conf::read(&config_path(node))?;
     let rings = Rings::open(&node.swift_dir, &swift.policies)?;
-    let app = conf.section("DEFAULT");
+    let app = conf.section("DEFAULT")?;
     let nodes = Nodes::new(app.seconds("conn_timeout", Duration::from_millis(500))?);
     Ok(Common { swift_dir: node.swift_dir.clone(), swift: Arc::new(swift), rings, nodes, env: Env::system(), conf })
 }
@@ -101,14 +103,14 @@ pub async fn run(node: SwiftNode, mut stop: watch::Receiver<bool>) -> Result<()>
     let (once, role) = (node.once, node.role.clone());
     let common = tokio::task::spawn_blocking(move || open(&node)).await.map_err(|e| Error::internal(e.to_string()))??;
     let service = match role.as_str() {
-        "proxy" => Some((proxy::start(&common)?, "DEFAULT", 8080)),
+        "proxy" => Some((proxy::start(&common)?, "app:proxy-server", 8080)),
         "account-server" => Some((servers::account(&common)?, "app:account-server", 6202)),
         "container-server" => Some((servers::container(&common)?, "app:container-server", 6201)),
         "object-server" => Some((servers::object(&common)?.0, "app:object-server", 6200)),
         _ => None,
     };
     let Some((service, section, port)) = service else { return daemons::run(&common, &role, once, stop).await };
-    let address = address(&common.conf.section(section), port)?;
+    let address = address(&common.conf.paste(section)?, port)?;
     let running = serve(address, service).await?;
     tracing::info!(role, %address, "serving");
     // A sender that is gone means that nobody can tell us to stop any more: so we do.

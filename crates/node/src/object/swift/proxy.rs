@@ -1,151 +1,170 @@
+//! `proxy-server.conf`: the pipeline of a proxy, and of the daemons' own requests.
+
+use super::filters::{options, s3};
+use super::pipeline::Pipeline;
 use super::tokens::RemoteTokens;
 use super::{Common, Conf, Section};
-use crate::object::embedded::s3_layer;
-use caelum_base::{Error, Result, Secret};
-use caelum_object::auth::{KeystoneOptions, TempAuthOptions};
-use caelum_object::middleware::crypto::Keymaster;
-use caelum_object::middleware::digest::AllowedDigests;
-use caelum_object::middleware::ratelimit::{RateLimitOptions, Rates};
-use caelum_object::pipeline::{self, BeforeAuth, Options, Service};
-use caelum_object::proxy::{Affinity, Cache, Count, Memcache, PolicyOptions, ProxyOptions, Sorting};
+use caelum_base::{Error, Result};
+use caelum_object::pipeline::{self, Filter, with_required};
+use caelum_object::proxy::{Affinity, Cache, Count, Limits, Memcache, PolicyOptions, ProxyOptions, Sorting};
 use caelum_rest::{HttpService, TokenValidator};
-use caelum_s3::S3Options;
 use std::sync::Arc;
 
-/// The proxy's pipeline as `proxy-server.conf` describes it. Its order is fixed; filters that the file does not name
-/// keep their defaults, and those that have to be asked for (tempauth, authtoken, ratelimit, encryption) are off.
-pub fn start(c: &Common) -> Result<Arc<dyn HttpService>> {
-    Ok(service(c)?.api())
+/// Where upstream expects memcached when nothing is said.
+const MEMCACHED: &str = "127.0.0.1:11211";
+
+/// A pipeline's filters in order, each with its section, and the application's section.
+struct Wanted {
+    filters: Vec<(Filter, Section)>,
+    app: Section,
 }
 
-pub fn service(c: &Common) -> Result<Service> {
-    let validator: Option<Arc<dyn TokenValidator>> = match c.conf.filter("authtoken") {
-        Some(s) if in_pipeline(&c.conf, "authtoken") => Some(Arc::new(RemoteTokens::new(&s)?)),
-        _ => None,
-    };
-    let options = options(c)?;
-    let s3 = c.conf.filter("s3api").filter(|_| in_pipeline(&c.conf, "s3api")).map(|s| s3(&s, &options)).transpose()?;
-    if validator.is_none() && options.tempauth.is_none() {
-        tracing::warn!("neither tempauth nor authtoken is in the pipeline: only what is open to all can be reached");
+/// The filters that `[pipeline:main]` names. Errors: `Invalid` naming file, section and filter for one that this
+/// program does not have, or one that stands twice.
+fn wanted(conf: &Conf) -> Result<Wanted> {
+    let pipeline = Pipeline::read(conf)?;
+    let mut filters: Vec<(Filter, Section)> = Vec::new();
+    for entry in pipeline.filters {
+        let filter = Filter::of_factory(&entry.factory).ok_or_else(|| entry.unknown())?;
+        // Upstream's own sample has the log twice: the inner one for requests that layers make.
+        let often = matches!(filter, Filter::ProxyLogging | Filter::Cache);
+        if !often && filters.iter().any(|(f, _)| *f == filter) {
+            return Err(entry.error("the filter stands in the pipeline twice"));
+        }
+        filters.push((filter, entry.section));
     }
-    pipeline::start(pipeline::Deps {
+    if pipeline.app.factory != "egg:swift#proxy" && pipeline.app.factory != "swift.proxy.server:app_factory" {
+        return Err(pipeline.app.unknown());
+    }
+    let has = |f| filters.iter().any(|(g, _)| *g == f);
+    if has(Filter::Encryption) && !has(Filter::Keymaster) {
+        return Err(Error::invalid(format!("{} [pipeline:main]: encryption needs a keymaster before it", conf.path.display())));
+    }
+    Ok(Wanted { filters, app: pipeline.app.section })
+}
+
+/// The proxy's pipeline as `proxy-server.conf` describes it, with the filters that every proxy has.
+pub fn start(c: &Common) -> Result<Arc<dyn HttpService>> {
+    let wanted = wanted(&c.conf)?;
+    let named: Vec<Filter> = wanted.filters.iter().map(|(f, _)| *f).collect();
+    let order = with_required(named.clone());
+    if order != named {
+        tracing::info!(?order, "filters that every proxy needs are put into the pipeline");
+    }
+    let knows_callers = [Filter::TempAuth, Filter::KeystoneAuth, Filter::S3Api].iter().any(|f| order.contains(f));
+    if !knows_callers {
+        tracing::warn!("nothing in the pipeline finds out who calls: nobody is admitted");
+    }
+    Ok(pipeline::start(deps(c, &c.conf, wanted, order)?)?.api())
+}
+
+fn deps(c: &Common, conf: &Conf, wanted: Wanted, order: Vec<Filter>) -> Result<pipeline::Deps> {
+    let Wanted { filters, app } = wanted;
+    let of = |filter| filters.iter().find(|(f, _)| *f == filter).map(|(_, s)| s);
+    let validator: Option<Arc<dyn TokenValidator>> = match of(Filter::AuthToken) {
+        Some(s) => Some(Arc::new(RemoteTokens::new(s, c.env.clone())?)),
+        None => None,
+    };
+    let mut options = options(c, &filters, &app)?;
+    options.proxy = proxy_options(c, conf, &app)?;
+    options.order = Some(order);
+    Ok(pipeline::Deps {
         env: c.env.clone(),
         rings: c.rings.clone(),
         nodes: c.nodes.clone(),
         swift: c.swift.clone(),
-        cache: cache(c),
+        cache: of(Filter::Cache).map(|s| cache(c, s)).transpose()?.flatten(),
         validator,
+        before_auth: of(Filter::S3Api).map(|s| s3(s, &options)).transpose()?,
         options,
-        before_auth: s3,
     })
 }
 
-/// S3 with the keys of tempauth's users.
-fn s3(s: &Section, o: &Options) -> Result<BeforeAuth> {
-    let d = S3Options::default();
-    let options = S3Options {
-        region: s.str("location", "us-east-1"),
-        storage_domains: s.list("storage_domain").unwrap_or_default(),
-        dns_names: s.yes("dns_compliant_bucket_names", d.dns_names),
-        max_listing: s.number("max_bucket_listing", d.max_listing)?,
-        min_part_size: s.number("min_segment_size", d.min_part_size)?,
-        max_parts: s.number("max_upload_part_num", d.max_parts)?,
-        is_encrypted: o.keymaster.is_some() && !o.disable_encryption,
-        ..d
+/// What daemons send their own requests through: the pipeline of `internal_client_conf_path`, of the daemon's own file
+/// when that has one, of `internal-client.conf`, or symbolic links alone. Errors: `Invalid` for what cannot be in it.
+pub fn internal(c: &Common, daemon: &Section) -> Result<Arc<dyn HttpService>> {
+    let usual = c.swift_dir.join("internal-client.conf");
+    let own;
+    let conf = match daemon.given("internal_client_conf_path") {
+        Some(path) => {
+            own = Conf::read(path.as_ref())?;
+            Some(&own)
+        }
+        None if is_proxys(&c.conf) => Some(&c.conf),
+        None if usual.exists() => {
+            own = Conf::read(&usual)?;
+            Some(&own)
+        }
+        None => None,
     };
-    Ok(s3_layer(Vec::new(), options))
+    let Some(conf) = conf else { return built_in(c) };
+    let wanted = wanted(conf)?;
+    let order: Vec<Filter> = wanted.filters.iter().map(|(f, _)| *f).collect();
+    if order.contains(&Filter::Gatekeeper) {
+        let text = "the gatekeeper keeps a program from its own requests' headers; it cannot be in this pipeline";
+        return Err(Error::invalid(format!("{} [pipeline:main]: {text}", conf.path.display())));
+    }
+    pipeline::internal_client(deps(c, conf, wanted, order)?)
 }
 
-fn in_pipeline(conf: &Conf, filter: &str) -> bool {
-    conf.section("pipeline:main").get("pipeline").is_some_and(|p| p.split_whitespace().any(|f| f == filter))
+/// Whether the file of a daemon describes a proxy as well, as those of the expirer and the reconciler do.
+fn is_proxys(conf: &Conf) -> bool {
+    Pipeline::read(conf).is_ok_and(|p| p.app.factory == "egg:swift#proxy")
 }
 
-/// The memcached servers of `[filter:cache]` or `memcache.conf`; without any, this process's memory.
-fn cache(c: &Common) -> Option<Arc<dyn Cache>> {
-    let of = |s: Option<Section>| s.and_then(|s| s.list("memcache_servers")).filter(|l| !l.is_empty());
-    let file = || Conf::read(&c.swift_dir.join("memcache.conf")).ok().map(|m| m.section("memcache"));
-    let servers = of(c.conf.filter("cache")).or_else(|| of(file()))?;
-    Some(Arc::new(Memcache::new(c.env.clone(), &servers)))
+fn built_in(c: &Common) -> Result<Arc<dyn HttpService>> {
+    let none = Conf::parse(&c.swift_dir.join("internal-client.conf"), "");
+    let app = none.section("app:proxy-server")?;
+    let filters = vec![(Filter::Symlink, app.clone())];
+    let mut deps = deps(c, &none, Wanted { filters, app }, vec![Filter::Symlink])?;
+    deps.options.proxy.account_autocreate = true;
+    deps.options.proxy.allow_account_management = true;
+    pipeline::internal_client(deps)
 }
 
-fn options(c: &Common) -> Result<Options> {
-    let conf = &c.conf;
-    let mut o = Options { proxy: proxy_options(c)?, ..Options::default() };
-    let app = conf.section("app:proxy-server");
-    o.info.hidden = !app.yes("expose_info", true);
-    o.info.disallowed = app.list("disallowed_sections").unwrap_or_default();
-    o.info.admin_key = app.get("admin_key").filter(|k| !k.is_empty()).map(|k| Secret::new(k.to_string()));
-    o.trans_id_suffix = conf.filter("catch_errors").map(|s| s.str("trans_id_suffix", "")).unwrap_or_default();
-    o.sync_realms = Some(c.swift_dir.join("container-sync-realms.conf"));
-    let filter = |name: &str| conf.filter(name).filter(|_| in_pipeline(conf, name));
-    if let Some(s) = filter("tempauth") {
-        o.tempauth = Some(TempAuthOptions::from_options(&s.options)?);
-    }
-    if let Some(s) = filter("keystoneauth") {
-        o.keystone = KeystoneOptions::from_options(&s.options);
-    }
-    if let Some(s) = filter("healthcheck") {
-        o.disable_path = s.get("disable_path").filter(|p| !p.is_empty()).map(Into::into);
-    }
-    if let Some(s) = filter("container_sync") {
-        o.sync_realms_only = !s.yes("allow_full_urls", true);
-        o.sync_current = s.get("current").map(str::to_string);
-    }
-    if let Some(s) = filter("gatekeeper") {
-        o.allow_reserved_names_header = s.yes("allow_reserved_names_header", false);
-    }
-    if let Some(digests) = filter("formpost").and_then(|s| s.get("allowed_digests").map(str::to_string)) {
-        o.formpost_digests = AllowedDigests::parse(&digests)?;
-    }
-    if let Some(digests) = filter("tempurl").and_then(|s| s.get("allowed_digests").map(str::to_string)) {
-        o.tempurl.allowed_digests = AllowedDigests::parse(&digests)?;
-    }
-    if let Some(s) = filter("ratelimit") {
-        o.ratelimit = Some(ratelimit(&s)?);
-    }
-    if let Some(s) = filter("slo") {
-        o.slo.max_manifest_segments = s.number("max_manifest_segments", o.slo.max_manifest_segments)?;
-        o.slo.max_manifest_size = s.number("max_manifest_size", o.slo.max_manifest_size)?;
-    }
-    encryption(c, &mut o)?;
-    Ok(o)
+/// The memcached servers of the filter or of `memcache.conf`. Without any it is the usual one if somebody answers
+/// there; otherwise this process keeps what it knows to itself.
+fn cache(c: &Common, s: &Section) -> Result<Option<Arc<dyn Cache>>> {
+    let file = c.swift_dir.join("memcache.conf");
+    let common = if file.exists() { Some(Conf::read(&file)?.section("memcache")?) } else { None };
+    let of = |s: &Section| s.list("memcache_servers").filter(|l| !l.is_empty());
+    let servers = match of(s).or_else(|| common.as_ref().and_then(of)) {
+        Some(servers) => servers,
+        None => {
+            let usual = MEMCACHED.parse().map_err(|_| Error::internal("the usual memcached has no address"))?;
+            if std::net::TcpStream::connect_timeout(&usual, std::time::Duration::from_millis(300)).is_err() {
+                tracing::warn!("no memcached at {MEMCACHED}: other proxies do not see what this one knows (tokens of tempauth, too)");
+                return Ok(None);
+            }
+            vec![MEMCACHED.to_string()]
+        }
+    };
+    Ok(Some(Arc::new(Memcache::new(c.env.clone(), &servers))))
 }
 
-fn encryption(c: &Common, o: &mut Options) -> Result<()> {
-    if !in_pipeline(&c.conf, "encryption") {
-        return Ok(());
+/// `[swift-constraints]` of `swift.conf`.
+fn limits(c: &Common) -> Result<Limits> {
+    let file = c.swift_dir.join("swift.conf");
+    if !file.exists() {
+        return Ok(Limits::default());
     }
-    let mut s = c.conf.filter("keymaster").ok_or_else(|| Error::invalid("[filter:keymaster] is missing"))?;
-    if let Some(path) = s.get("keymaster_config_path") {
-        s = Conf::read(path.as_ref())?.section("keymaster");
-    }
-    let pairs = s.options.iter().map(|(k, v)| (k.as_str(), v.as_str()));
-    o.keymaster = Some(Arc::new(Keymaster::from_options(pairs)?));
-    o.disable_encryption = c.conf.filter("encryption").is_some_and(|s| s.yes("disable_encryption", false));
-    Ok(())
-}
-
-fn ratelimit(s: &Section) -> Result<RateLimitOptions> {
-    let d = RateLimitOptions::default();
-    let pairs = || s.options.iter().map(|(k, v)| (k.as_str(), v.as_str()));
-    // Names of sizes only: `container_listing_ratelimit_…` begins otherwise.
-    let sizes =
-        |prefix: &'static str| pairs().filter(move |(k, _)| k.strip_prefix(prefix).is_some_and(|r| r.bytes().all(|b| b.is_ascii_digit())));
-    Ok(RateLimitOptions {
-        account_ratelimit: s.number("account_ratelimit", d.account_ratelimit)?,
-        max_sleep_time_seconds: s.number("max_sleep_time_seconds", d.max_sleep_time_seconds)?,
-        log_sleep_time_seconds: s.number("log_sleep_time_seconds", d.log_sleep_time_seconds)?,
-        clock_accuracy: s.number("clock_accuracy", d.clock_accuracy)?,
-        rate_buffer_seconds: s.number("rate_buffer_seconds", d.rate_buffer_seconds)?,
-        account_whitelist: s.list("account_whitelist").unwrap_or_default(),
-        account_blacklist: s.list("account_blacklist").unwrap_or_default(),
-        container_ratelimits: Rates::from_options(sizes("container_ratelimit_"), "container_ratelimit_")?,
-        container_listing_ratelimits: Rates::from_options(sizes("container_listing_ratelimit_"), "container_listing_ratelimit_")?,
+    let (s, d) = (Conf::read(&file)?.section("swift-constraints")?, Limits::default());
+    Ok(Limits {
+        max_file_size: s.number("max_file_size", d.max_file_size)?,
+        max_meta_name_length: s.number("max_meta_name_length", d.max_meta_name_length)?,
+        max_meta_value_length: s.number("max_meta_value_length", d.max_meta_value_length)?,
+        max_meta_count: s.number("max_meta_count", d.max_meta_count)?,
+        max_meta_overall_size: s.number("max_meta_overall_size", d.max_meta_overall_size)?,
+        max_header_size: s.number("max_header_size", d.max_header_size)?,
+        max_object_name_length: s.number("max_object_name_length", d.max_object_name_length)?,
+        max_account_name_length: s.number("max_account_name_length", d.max_account_name_length)?,
+        max_container_name_length: s.number("max_container_name_length", d.max_container_name_length)?,
+        container_listing_limit: s.number("container_listing_limit", d.container_listing_limit)?,
+        account_listing_limit: s.number("account_listing_limit", d.account_listing_limit)?,
     })
 }
 
-fn proxy_options(c: &Common) -> Result<ProxyOptions> {
-    let s = c.conf.section("app:proxy-server");
+fn proxy_options(c: &Common, conf: &Conf, s: &Section) -> Result<ProxyOptions> {
     let d = ProxyOptions::default();
     let node_timeout = s.seconds("node_timeout", d.node_timeout)?;
     let mut o = ProxyOptions {
@@ -169,16 +188,18 @@ fn proxy_options(c: &Common) -> Result<ProxyOptions> {
         cors_expose_headers: s.list("cors_expose_headers").unwrap_or_default(),
         strict_cors_mode: s.yes("strict_cors_mode", true),
         allow_open_expired: s.yes("allow_open_expired", false),
-        policy_defaults: policy_options(&s, &d.policy_defaults)?,
+        limits: limits(c)?,
+        policy_defaults: policy_options(s, &d.policy_defaults)?,
         ..d
     };
     if let Some(names) = s.list("swift_owner_headers") {
         o.swift_owner_headers = names.iter().map(|n| n.to_lowercase()).collect();
     }
     for policy in c.swift.policies.iter() {
-        let section = format!("proxy-server:policy:{}", policy.index);
-        if c.conf.has(&section) {
-            let own = policy_options(&c.conf.section(&section), &o.policy_defaults)?;
+        let name = s.name.strip_prefix("app:").unwrap_or(&s.name);
+        let section = format!("{name}:policy:{}", policy.index);
+        if conf.has(&section) {
+            let own = policy_options(&conf.own(&section)?, &o.policy_defaults)?;
             o.policy_options.insert(policy.index, own);
         }
     }

@@ -1,3 +1,4 @@
+use super::pipeline::Pipeline;
 use super::{Common, Section, devices};
 use caelum_base::{Error, Result};
 use caelum_diskfile::{Manager, Reserve};
@@ -17,9 +18,29 @@ fn reserve(s: &Section) -> Result<Reserve> {
     }
 }
 
-/// The file whose existence takes a server out of service.
-fn disable_path(c: &Common) -> Option<PathBuf> {
-    c.conf.filter("healthcheck").and_then(|f| f.get("disable_path").filter(|p| !p.is_empty()).map(Into::into))
+/// What stands before a storage server's application.
+struct Front {
+    app: Section,
+    /// The file whose existence takes the server out of service.
+    disable_path: Option<PathBuf>,
+}
+
+/// A storage server's pipeline; daemons' files may have none. Errors: `Invalid` for a filter that is not known here.
+fn front(c: &Common, kind: &str) -> Result<Front> {
+    let section = format!("app:{kind}-server");
+    if !c.conf.has("pipeline:main") {
+        return Ok(Front { app: c.conf.paste(&section)?, disable_path: None });
+    }
+    let pipeline = Pipeline::read(&c.conf)?;
+    let known = ["egg:swift#healthcheck", "egg:swift#recon"];
+    if let Some(entry) = pipeline.filters.iter().find(|e| !known.contains(&e.factory.as_str())) {
+        return Err(entry.unknown());
+    }
+    if pipeline.app.factory != format!("egg:swift#{kind}") {
+        return Err(pipeline.app.unknown());
+    }
+    let disable_path = pipeline.find("egg:swift#healthcheck").and_then(|s| s.given("disable_path")).map(Into::into);
+    Ok(Front { app: pipeline.app.section, disable_path })
 }
 
 /// What account and container servers and their daemons have in common.
@@ -30,7 +51,6 @@ pub fn db_config(c: &Common, s: &Section) -> Result<AccountServerConfig> {
         Reserve::Bytes(n) => caelum_objserver::db::Reserve::Bytes(n),
         Reserve::Percent(p) => caelum_objserver::db::Reserve::Percent(p),
     };
-    config.disable_path = disable_path(c);
     config.node_timeout = s.seconds("node_timeout", config.node_timeout)?;
     if let Some(hosts) = s.list("allowed_sync_hosts") {
         config.allowed_sync_hosts = hosts;
@@ -41,16 +61,21 @@ pub fn db_config(c: &Common, s: &Section) -> Result<AccountServerConfig> {
 }
 
 pub fn account(c: &Common) -> Result<Arc<dyn HttpService>> {
-    Ok(AccountServer::new(db_config(c, &c.conf.section("app:account-server"))?).service())
+    let front = front(c, "account")?;
+    let config = AccountServerConfig { disable_path: front.disable_path, ..db_config(c, &front.app)? };
+    Ok(AccountServer::new(config).service())
 }
 
 pub fn container(c: &Common) -> Result<Arc<dyn HttpService>> {
-    Ok(ContainerServer::new(db_config(c, &c.conf.section("app:container-server"))?).service())
+    let front = front(c, "container")?;
+    let config = AccountServerConfig { disable_path: front.disable_path, ..db_config(c, &front.app)? };
+    Ok(ContainerServer::new(config).service())
 }
 
 /// The object server and its devices.
 pub fn object(c: &Common) -> Result<(Arc<dyn HttpService>, Arc<Manager>)> {
-    let s = c.conf.section("app:object-server");
+    let front = front(c, "object")?;
+    let s = front.app;
     let mut config = ObjectServerConfig::new(devices(&s), c.swift.clone(), c.nodes.clone(), c.env.clone());
     config.disk.mount_check = s.yes("mount_check", true);
     config.disk.reserve = reserve(&s)?;
@@ -69,7 +94,7 @@ pub fn object(c: &Common) -> Result<(Arc<dyn HttpService>, Arc<Manager>)> {
     }
     config.swift_dir.clone_from(&c.swift_dir);
     config.recon_cache = s.str("recon_cache_path", "/var/cache/swift").into();
-    config.disable_path = disable_path(c);
+    config.disable_path = front.disable_path;
     let server = ObjectServer::new(config);
     let disks = server.disks();
     Ok((server, disks))

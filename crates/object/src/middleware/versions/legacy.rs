@@ -32,6 +32,8 @@ pub struct VersionedWrites {
     next: Arc<dyn HttpService>,
     info: Arc<dyn InfoSource>,
     env: Env,
+    /// `allow_versioned_writes`; `None`: nothing is said about it.
+    enabled: Option<bool>,
 }
 
 /// `0a5object/time`.
@@ -203,7 +205,14 @@ impl Write {
 
 impl VersionedWrites {
     pub fn new(next: Arc<dyn HttpService>, info: Arc<dyn InfoSource>, env: Env) -> Self {
-        Self { next, info, env }
+        Self { next, info, env, enabled: Some(true) }
+    }
+
+    /// `allow_versioned_writes`; `None` when nothing is said: then only containers that were set up before sysmeta
+    /// existed keep versions, and requests to containers pass as they are.
+    #[must_use]
+    pub fn enabled(self, enabled: Option<bool>) -> Self {
+        Self { enabled, ..self }
     }
 
     /// The layer's part of `/info`.
@@ -214,7 +223,7 @@ impl VersionedWrites {
     async fn handle(self, req: Req) -> Resp {
         let Some(path) = split_path(&req) else { return self.next.call(req).await };
         let result = match (path.container.clone(), path.object.clone()) {
-            (Some(_), None) => self.container(req).await,
+            (Some(_), None) if self.enabled.is_some() => self.container(req).await,
             (Some(c), Some(o)) if matches!(*req.method(), Method::PUT | Method::DELETE) => self.object(req, path, c, o).await,
             _ => Ok(self.next.call(req).await),
         };
@@ -223,7 +232,9 @@ impl VersionedWrites {
 
     async fn object(&self, mut req: Req, path: SwiftPath, container: String, object: String) -> Result<Resp, Resp> {
         let info = info_of(&*self.info, environ(&req).cloned(), &path.account, &container).await;
-        let location = info.sysmeta("versions-location").or(info.versions.as_deref().filter(|v| !v.is_empty()));
+        let sysmeta = info.sysmeta("versions-location").filter(|l| !l.is_empty());
+        let old = info.versions.as_deref().filter(|v| sysmeta.is_none() && !v.is_empty());
+        let location = sysmeta.filter(|_| self.enabled == Some(true)).or(old.filter(|_| self.enabled != Some(false)));
         let versions = location.map(unquote).and_then(|l| l.split('/').next().map(str::to_string));
         let Some(versions) = versions.filter(|v| !v.is_empty()) else { return Ok(self.next.call(req).await) };
         let history = info.sysmeta("versions-mode") == Some("history");
@@ -240,7 +251,7 @@ impl VersionedWrites {
     }
 
     async fn container(&self, mut req: Req) -> Result<Resp, Resp> {
-        translate(&mut req)?;
+        translate(&mut req, self.enabled == Some(true))?;
         let mut resp = self.next.call(req).await;
         let h = resp.headers();
         if let Some(location) = text(h, SYSMETA_LOCATION).filter(|l| !l.is_empty()).map(str::to_string) {
@@ -252,7 +263,8 @@ impl VersionedWrites {
 }
 
 /// The client's headers as sysmeta. Errors: 400 for both modes at once, 412 for a name that is none.
-fn translate(req: &mut Req) -> Result<(), Resp> {
+fn translate(req: &mut Req, enabled: bool) -> Result<(), Resp> {
+    let writes = matches!(*req.method(), Method::PUT | Method::POST);
     let h = req.headers_mut();
     let value = |h: &http::HeaderMap, n: &str| text(h, n).map(str::to_string);
     let (mut location, mut history) = (value(h, LOCATION), value(h, HISTORY));
@@ -272,6 +284,7 @@ fn translate(req: &mut Req) -> Result<(), Resp> {
     h.remove(HISTORY);
     match wanted {
         Some((value, _)) if value.is_empty() => set(h, REMOVE[0], "x"),
+        Some(_) if writes && !enabled => return Err(error_plain(412, "Versioned Writes is disabled")),
         Some((value, mode)) => {
             let value = container_name(&value)?;
             set(h, SYSMETA_LOCATION, value);
