@@ -431,10 +431,11 @@ def bit_rot(cluster, model, verifier):
     started = time.time()
     node.spawn("object-auditor", node.command("object-auditor"))
     problems = ["not looked yet"]
+    verifier.again()
     while problems and time.time() - started < 180:
         time.sleep(2)
         if quarantined(node) >= hurt:
-            problems = dispersed(cluster, model) or verifier.everything() or verifier.copies()[1]
+            problems = dispersed(cluster, model) or verifier.run() or verifier.copies()
     found = quarantined(node)
     print(f"bit rot           {hurt} files hurt, {found} quarantined, {replicas(cluster)} data files after {time.time() - started:.0f} s of auditing")
     print("read meanwhile    " + ", ".join(f"{k}: {v}" for k, v in sorted(tally.items())))
@@ -552,20 +553,15 @@ def exercise(cluster, model, containers, args, events):
 
 def agree(cluster, model, verifier, patience):
     """Waits for agreement; the seconds that took, and what is still wrong."""
-    healed, last, problems = time.time(), "", ["not looked yet"]
-    while problems and time.time() - healed < patience:
+    healed, last, problems, rounds = time.time(), "", ["not looked yet"], 0
+    while problems and (time.time() - healed < patience or rounds < 3):
+        rounds += 1
         time.sleep(2)
-        problems = verifier.run() or dispersed(cluster, model) or verifier.databases()
+        problems = verifier.run() or dispersed(cluster, model) or verifier.databases() or verifier.copies()
         if problems and problems[0] != last:
             last = problems[0]
             print(f"  {time.time() - healed:4.0f} s: {len(problems)} to go: {last[:160]}", flush=True)
-    converged = time.time() - healed
-    if not problems:
-        problems = verifier.everything()
-        certain, wrong = verifier.copies()
-        print(f"copies            {certain} objects read from three devices each: {len(wrong)} wrong")
-        problems += wrong
-    return converged, problems
+    return time.time() - healed, problems
 
 
 def run(cluster, model, args):
@@ -589,6 +585,8 @@ def run(cluster, model, args):
     put = sum(v for k, v in model.counts.items() if k in ("put 201", "over 201"))
     print(f"names             {len(model.state)}, {put} writes acknowledged, {deleted} deleted for certain, {sum(len(s) > 1 for s in model.state.values())} unsure")
     print(f"converged after   {converged:.0f} s" if not problems else f"not converged after {converged:.0f} s")
+    certain = sum(None not in s for s in model.state.values())
+    print(f"copies            {certain} objects certain, {certain - len(verifier.uncopied)} with right bytes and headers on three devices")
     print(f"data files        {replicas(cluster)}", flush=True)
     if converged > CONVERGED and not args.replace:
         problems.append(f"converged after more than {CONVERGED} s")
