@@ -4,4 +4,5 @@
 pub mod account;
 pub mod container;
 pub mod db;
+pub mod dispersion;
 pub mod object;
