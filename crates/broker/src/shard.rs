@@ -354,6 +354,24 @@ impl ShardRange {
         before != (self.lower.clone(), self.upper.clone())
     }
 
+    /// The ranges of two lists in their order, the newer of those with one name, without deleted ones.
+    pub fn combined(new: &[ShardRange], mut existing: Vec<ShardRange>) -> Vec<ShardRange> {
+        for range in new {
+            let mut range = range.clone();
+            let at = existing.iter().position(|e| e.name == range.name);
+            if !range.merge_from(at.map(|i| &existing[i])) {
+                continue;
+            }
+            match at {
+                Some(i) => existing[i] = range,
+                None => existing.push(range),
+            }
+        }
+        existing.retain(|r| !r.deleted);
+        existing.sort_by(Self::order);
+        existing
+    }
+
     /// Takes over from `existing` what is newer there. False when `self` has nothing new.
     pub(crate) fn merge_from(&mut self, existing: Option<&ShardRange>) -> bool {
         let Some(old) = existing else { return true };

@@ -196,6 +196,23 @@ fn tasks(config: &Config, expirer: &ExpirerConfig, container: &str, names: Vec<(
     (out, true)
 }
 
+/// The options `delay_reaping_ACCOUNT` and `delay_reaping_ACCOUNT/CONTAINER` (percent-encoded), in seconds. Errors:
+/// `Invalid` for other forms.
+pub fn delays<'a>(options: impl Iterator<Item = (&'a str, &'a str)>) -> caelum_base::Result<Vec<(String, Duration)>> {
+    let mut out = Vec::new();
+    for (key, value) in options {
+        let Some(target) = key.strip_prefix("delay_reaping_") else { continue };
+        let invalid = |why: &str| caelum_base::Error::invalid(format!("{key} {why}"));
+        let target = percent_encoding::percent_decode_str(target).decode_utf8_lossy().into_owned();
+        if target.split('/').count() > 2 || target.split('/').any(str::is_empty) {
+            return Err(invalid("should be in the form delay_reaping_<account> or delay_reaping_<account>/<container>"));
+        }
+        let seconds = value.trim().parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+        out.push((target, seconds.ok_or_else(|| invalid("must be a float greater than or equal to 0"))?));
+    }
+    Ok(out)
+}
+
 impl ExpirerConfig {
     fn delay(&self, target: &str) -> Duration {
         let mut parts = target.splitn(3, '/');
@@ -258,6 +275,16 @@ async fn pop(config: &Config, task: &Task) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn delayed_accounts() {
+        let read = |k, v| delays([("interval", "5"), (k, v)].into_iter());
+        assert_eq!(read("delay_reaping_a%20b/c", "1.5").unwrap(), [("a b/c".to_string(), Duration::from_millis(1_500))]);
+        assert_eq!(read("delay_reaping_a", "0").unwrap(), [("a".to_string(), Duration::ZERO)]);
+        for (k, v) in [("delay_reaping_", "1"), ("delay_reaping_a/", "1"), ("delay_reaping_a/b/c", "1"), ("delay_reaping_a", "-1")] {
+            assert!(read(k, v).is_err(), "{k} = {v}");
+        }
+    }
 
     #[test]
     fn entries() {

@@ -160,7 +160,7 @@ impl Pass<'_> {
     ) -> Result<Cleft> {
         let b = broker.clone();
         let (root, policy) = blocking(move || Ok((b.root_path()?, b.storage_policy_index()?))).await?;
-        let shard = self.shard(&range, &root, policy).await?;
+        let (state, shard) = (range.state, self.shard(&range, &root, policy).await?);
         let empty = self.copy(source, &shard, &range, context.last_cleave_to_row).await?;
         let (b, dest, now, own_copy) = (broker.clone(), shard.broker.clone(), self.config.now(), own.clone());
         let (range, own_new) = blocking(move || settle(&b, &dest, range, own_copy, now)).await?;
@@ -172,7 +172,7 @@ impl Pass<'_> {
             let answers = replicate_container(self.config, &shard.found, &shard.device).await?;
             let good = answers.iter().filter(|a| **a).count();
             let all = !answers.is_empty() && good == answers.len();
-            if !all && good < self.quorum() {
+            if !all && good < self.quorum(state) {
                 tracing::warn!(shard = range.name, good, "cleaved shard is not on enough nodes yet");
                 return Ok(Cleft::Failed);
             }

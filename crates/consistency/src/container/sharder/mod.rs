@@ -6,9 +6,11 @@
 //! found, containers for them created, rows copied range by range (the cleaving context remembers how
 //! far), and only when all rows of the retiring database are in shards that enough nodes hold is it removed.
 
+mod adopt;
 mod cleave;
 mod context;
 mod network;
+mod options;
 mod shrink;
 mod stray;
 
@@ -45,8 +47,10 @@ pub struct SharderConfig {
     pub cleave_batch: usize,
     /// Rows copied at a time.
     pub cleave_rows: usize,
-    /// Replicas that must hold a shard before its rows count as moved; `None`: a quorum.
+    /// Replicas that must hold a new shard before its rows count as moved; `None`: a quorum.
     pub quorum: Option<usize>,
+    /// The same of shards that were there before.
+    pub existing_quorum: Option<usize>,
 }
 
 impl Default for SharderConfig {
@@ -65,6 +69,7 @@ impl Default for SharderConfig {
             cleave_batch: 2,
             cleave_rows: 10_000,
             quorum: None,
+            existing_quorum: None,
         }
     }
 }
@@ -128,8 +133,11 @@ impl Pass<'_> {
         f(&mut self.stats.lock().expect("no holder of this lock panics"));
     }
 
-    fn quorum(&self) -> usize {
-        self.sharder.quorum.unwrap_or_else(|| caelum_swiftkit::quorum_size(self.ring.replica_count()))
+    /// How many replicas must hold a shard.
+    fn quorum(&self, state: ShardState) -> usize {
+        let wanted = if state == ShardState::Created { self.sharder.quorum } else { self.sharder.existing_quorum };
+        let n = self.ring.replica_count();
+        wanted.map_or_else(|| caelum_swiftkit::quorum_size(n), |q| q.min(n))
     }
 
     async fn visit(&self, found: &Found, device: &Device) -> Result<()> {

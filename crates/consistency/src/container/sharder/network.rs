@@ -53,7 +53,7 @@ impl Pass<'_> {
     }
 
     /// A container's ranges, from the node that knows the latest. `None`: nobody answered.
-    pub(super) async fn fetch_ranges(&self, path: &str, query: &str) -> Option<Vec<ShardRange>> {
+    pub(super) async fn fetch_ranges(&self, path: &str, query: &str, with_deleted: bool) -> Option<Vec<ShardRange>> {
         let (account, container) = path.split_once('/')?;
         let (partition, nodes) = self.place(account, container);
         let mut best: Option<(String, Vec<ShardRange>)> = None;
@@ -63,7 +63,7 @@ impl Pass<'_> {
                 .header("X-Backend-Record-Type", "shard")
                 .header("X-Backend-Record-Shard-Format", "full")
                 .header("X-Backend-Override-Deleted", "true")
-                .header("X-Backend-Include-Deleted", "false")
+                .header("X-Backend-Include-Deleted", if with_deleted { "true" } else { "false" })
                 .header("X-Backend-Use-Replication-Network", "True")
                 .body(caelum_rest::empty())
                 .ok()?;
@@ -118,29 +118,6 @@ impl Pass<'_> {
         }
         self.count(|s| s.shards_created += n as u64);
         Ok(n)
-    }
-
-    /// A shard takes over what its root says of it: that it is to shrink, for example, and into which
-    /// other shard.
-    pub(super) async fn learn_from_root(&self, broker: &ContainerBroker) -> Result<()> {
-        let b = broker.clone();
-        let (root, own) = blocking(move || Ok((b.root_path()?, b.own_shard_range()?))).await?;
-        let query = format!(
-            "&states=auditing&marker={}&end_marker={}",
-            quote(&own.lower).replace('/', "%2F"),
-            quote(&own.end_marker()).replace('/', "%2F")
-        );
-        let Some(ranges) = self.fetch_ranges(&root, &query).await else { return Ok(()) };
-        let Some(ours) = ranges.iter().find(|r| r.name == own.name).cloned() else { return Ok(()) };
-        let shrinking = matches!(ours.state, ShardState::Shrinking | ShardState::Shrunk);
-        let mut merge = vec![ours];
-        if shrinking {
-            // Its rows go to whoever takes the range over.
-            let takes = |r: &&ShardRange| r.name != own.name && r.state == ShardState::Active && r.overlaps(&own);
-            merge.extend(ranges.iter().filter(takes).cloned());
-        }
-        let b = broker.clone();
-        blocking(move || b.merge_shard_ranges(merge)).await
     }
 
     /// A shard tells its root how much it holds.

@@ -87,7 +87,7 @@ impl Pass<'_> {
             None => {
                 let quoted = |t: &str| quote(t).replace('/', "%2F");
                 let query = format!("&states=updating&marker={}&end_marker={}", quoted(lower), quoted(&end));
-                match self.fetch_ranges(&root, &query).await {
+                match self.fetch_ranges(&root, &query, false).await {
                     Some(ranges) => ranges,
                     None => return Ok(false),
                 }
@@ -95,7 +95,8 @@ impl Pass<'_> {
         };
         let (mut all, mut from) = (true, lower.to_string());
         for range in ranges {
-            if range.name == path || cmp_upper(&range.upper, &from).is_le() && !range.upper.is_empty() {
+            // `from` is a lower bound: empty, it is before all names.
+            if range.name == path || range.upper <= from && !range.upper.is_empty() {
                 continue;
             }
             let start = from.as_str().max(range.lower.as_str()).to_string();
@@ -150,7 +151,7 @@ impl Pass<'_> {
         }
         let answers = replicate_container(self.config, &shard.found, &shard.device).await?;
         let good = answers.iter().filter(|a| **a).count();
-        if good < answers.len() && good < self.quorum() {
+        if good < answers.len() && good < self.quorum(ShardState::Active) {
             tracing::warn!(shard = range.name, "misplaced rows are not on enough nodes yet");
             return Ok(false);
         }
