@@ -104,10 +104,14 @@ impl Writer {
             drop_cache(&self.file, 0, self.size);
         }
         let dir = self.object.dir.clone();
+        // In a directory that this write made there is nothing to clean up. Whoever comes in between does it.
+        let fresh = !self.changed.is_empty();
         let mut changed = self.link(&dir, &name)?;
         let relinked = self.relink(&dir, &name, &mut changed);
         if cleanup {
-            self.clean(&dir);
+            if !fresh {
+                self.clean(&dir);
+            }
             if let Some(other) = relinked {
                 self.clean(&other);
             }

@@ -31,15 +31,23 @@ pub fn stream_channel(capacity: usize) -> (mpsc::Sender<Result<Bytes, BoxError>>
 /// Reads a whole body of at most `limit` bytes. Errors: `TooLarge` beyond it, `Invalid` when the
 /// client breaks off.
 pub async fn read_limited(mut body: Body, limit: usize) -> Result<Bytes> {
+    let mut first = Bytes::new();
     let mut out = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Error::invalid("The request body ended early."))?;
-        if let Ok(data) = frame.into_data() {
-            if out.len() + data.len() > limit {
-                return Err(Error::too_large("Request is too large."));
-            }
-            out.extend_from_slice(&data);
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len().max(out.len()) + data.len() > limit {
+            return Err(Error::too_large("Request is too large."));
         }
+        if first.is_empty() {
+            // Often all there is; then nothing is copied.
+            first = data;
+            continue;
+        }
+        if out.is_empty() {
+            out.extend_from_slice(&first);
+        }
+        out.extend_from_slice(&data);
     }
-    Ok(out.into())
+    Ok(if out.is_empty() { first } else { out.into() })
 }

@@ -376,7 +376,7 @@ async fn plain_etags(resp: Resp) -> Resp {
     let Some(data) = read_all(body, usize::try_from(MAX_LISTING_BYTES).unwrap_or(usize::MAX)).await else {
         return err("ServiceUnavailable").response("", false);
     };
-    let has_tags = data.windows(8).any(|w| w == b"s3_etag=");
+    let has_tags = memchr::memmem::find(&data, b"s3_etag=").is_some();
     let rows = if has_tags { serde_json::from_slice::<Vec<Value>>(&data).ok() } else { None };
     let Some(mut rows) = rows else { return Resp::from_parts(parts, caelum_rest::full(data)) };
     for row in &mut rows {

@@ -156,7 +156,7 @@ struct Line<'a> {
 
 /// The listing in another form; `None` when it is no listing (a page that a layer made, with its own JSON).
 fn render(body: &Bytes, path: &SwiftPath, kind: &str, reserved: bool) -> Option<Bytes> {
-    let hide = !reserved && body.windows(RESERVED.len()).any(|w| w == RESERVED);
+    let hide = !reserved && memchr::memmem::find(body, RESERVED).is_some();
     match kind {
         "application/json" if !hide => Some(body.clone()),
         "text/plain" => {

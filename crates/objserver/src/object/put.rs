@@ -78,20 +78,21 @@ pub(super) async fn handle(server: Arc<Shared>, req: Req) -> Answer {
     let has_footer = headers::is_true(&parts.headers, "x-backend-obj-metadata-footer");
     let mut source = source(&parts, input, two_phases, has_footer).await?;
 
-    let mut writing = receive(&place, &mut source, before).await?;
-    let (length, etag) = writing.length_and_etag();
-    let Some(etag) = etag.filter(|_| place.size.is_none_or(|s| s == length)) else {
-        return Err(respond::error(499));
-    };
-    let footers = match &mut source {
-        Source::Mime(m) if has_footer => m.footer().await?,
-        _ => Vec::new(),
-    };
-    let metadata = metadata(&server, &parts, at, length, &etag, &footers)?;
-    let fragment = metadata.get("X-Object-Sysmeta-Ec-Frag-Index").and_then(|i| i.trim().parse().ok());
-    let stored = metadata.clone();
     let device = target.device.clone();
-    let (object, before, pending) = blocking(move || writing.put(stored)).await??;
+    let mut footers = Vec::new();
+    let stored = match receive(&place, &mut source, before).await? {
+        Received::Whole(stored) => *stored,
+        Received::Written(writing) => {
+            if let (Source::Mime(m), true) = (&mut source, has_footer) {
+                footers = m.footer().await?;
+            }
+            let (place, footers) = (place.clone(), footers.clone());
+            blocking(move || place.finish(*writing, &footers)).await??
+        }
+    };
+    let Stored { object, before, pending, metadata } = stored;
+    let fragment = metadata.get("X-Object-Sysmeta-Ec-Frag-Index").and_then(|i| i.trim().parse().ok());
+    let etag = metadata.get("ETag").unwrap_or_default().to_string();
     durable(pending, &device).await?;
     if let Source::Mime(m) = &mut source {
         if two_phases {
@@ -230,6 +231,33 @@ impl Place {
         write(&mut writer, chunks).map_err(fail)?;
         Ok(Writing { object, before, writer, digest, device: self.target.device.clone() })
     }
+
+    /// Gives the object its metadata and name. Blocks.
+    fn finish(&self, mut writing: Writing, footers: &[(String, String)]) -> Result<Stored, Resp> {
+        let (length, etag) = writing.length_and_etag();
+        let Some(etag) = etag.filter(|_| self.size.is_none_or(|s| s == length)) else {
+            return Err(respond::error(499));
+        };
+        let metadata = metadata(&self.server, &self.parts, self.at, length, &etag, footers)?;
+        let pending = writing.writer.put(metadata.clone()).map_err(|e| disk_failure(&writing.device, e))?;
+        Ok(Stored { object: writing.object, before: writing.before, pending, metadata })
+    }
+}
+
+/// What came of receiving.
+enum Received {
+    /// A small object, which took one job.
+    Whole(Box<Stored>),
+    /// Metadata may follow.
+    Written(Box<Writing>),
+}
+
+/// An object that has its name; that is not durable yet.
+struct Stored {
+    object: DiskFile,
+    before: Before,
+    pending: Pending,
+    metadata: Metadata,
 }
 
 struct Writing {
@@ -247,11 +275,6 @@ impl Writing {
         let (length, own) = self.writer.finish();
         (length, own.or_else(|| self.digest.as_ref()?.of(length)))
     }
-
-    fn put(self, metadata: Metadata) -> Result<(DiskFile, Before, Pending), Resp> {
-        let pending = self.writer.put(metadata).map_err(|e| disk_failure(&self.device, e))?;
-        Ok((self.object, self.before, pending))
-    }
 }
 
 fn write(writer: &mut Writer, chunks: &[Bytes]) -> DiskResult<()> {
@@ -259,10 +282,14 @@ fn write(writer: &mut Writer, chunks: &[Bytes]) -> DiskResult<()> {
 }
 
 /// Receives and writes the object's bytes.
-async fn receive(place: &Place, source: &mut Source, checked: Option<(DiskFile, Before)>) -> Result<Writing, Resp> {
+async fn receive(place: &Place, source: &mut Source, checked: Option<(DiskFile, Before)>) -> Result<Received, Resp> {
     let mut total = 0;
     let (first, mut ended) = source.batch(SMALL, &mut total).await?;
     let p = place.clone();
+    if ended && matches!(source, Source::Plain(_)) {
+        let whole = blocking(move || p.finish(p.begin(checked, &first)?, &[])).await??;
+        return Ok(Received::Whole(Box::new(whole)));
+    }
     let mut job = tokio::task::spawn_blocking(move || p.begin(checked, &first));
     let broken = |e: tokio::task::JoinError| {
         tracing::error!(error = %e, "disk job");
@@ -278,7 +305,7 @@ async fn receive(place: &Place, source: &mut Source, checked: Option<(DiskFile, 
         });
         ended = last;
     }
-    job.await.map_err(broken)?
+    Ok(Received::Written(Box::new(job.await.map_err(broken)??)))
 }
 
 /// What is kept with the object.

@@ -180,7 +180,7 @@ impl<F: Fn(u64) -> Ctr + Unpin> DecryptingParts<F> {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|w| w == needle)
+    memchr::memmem::find(haystack, needle)
 }
 
 /// First byte and length from a part's `Content-Range: bytes 0-99/200`.

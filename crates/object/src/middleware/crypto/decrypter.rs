@@ -77,9 +77,10 @@ impl Encryption {
         }
         let (mut parts, body) = resp.into_parts();
         let Some(bytes) = read_all(body, MAX_LISTING).await else { return Err(crate::http::error(503)) };
-        let marked = bytes.windows(11).any(|w| w == b"swift_meta=");
-        let body = match serde_json::from_slice::<Value>(&bytes) {
-            Ok(Value::Array(mut entries)) if marked => {
+        let marked = memchr::memmem::find(&bytes, b"swift_meta=").is_some();
+        let entries = if marked { serde_json::from_slice::<Value>(&bytes).ok() } else { None };
+        let body = match entries {
+            Some(Value::Array(mut entries)) => {
                 entries.iter_mut().for_each(|e| self.decrypt_entry(e, at));
                 json_string(&Value::Array(entries)).into()
             }
