@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import json
 import math
+import os
 import random
 import struct
 import threading
@@ -13,7 +14,9 @@ import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 
-NET = "10.77.0."
+# Two probes run side by side with another name and network each.
+TAG = os.environ.get("PROBE_NAME", "probe")
+NET = os.environ.get("PROBE_NET", "10.77.0.")
 PROXY = NET + "254"
 PORT = 8080
 ROLES = {"account": 6202, "container": 6201, "object": 6200}

@@ -16,7 +16,7 @@ import threading
 import time
 import zlib
 
-from object_model import ACCOUNT, HASH, NET, PORT, PROXY, ROLES, Client, Direct, Gate, Model, Ring, Verifier, digest, each, worker
+from object_model import ACCOUNT, HASH, NET, PORT, PROXY, ROLES, TAG, Client, Direct, Gate, Model, Ring, Verifier, digest, each, worker
 
 DAEMONS = ["account-replicator", "container-replicator", "object-replicator", "object-updater", "container-updater"]
 CONVERGED = 60  # seconds within which all must agree again
@@ -31,14 +31,14 @@ def sh(*args, check=True, **kw):
 class Node:
     def __init__(self, cluster, n):
         self.cluster, self.n, self.ip = cluster, n, f"{NET}{n}"
-        self.ns, self.dir = f"probe{n}", os.path.join(cluster.dir, f"n{n}")
+        self.ns, self.dir = f"{TAG}{n}", os.path.join(cluster.dir, f"n{n}")
         self.kind = cluster.kinds[(n - 1) % len(cluster.kinds)]
         self.procs = {}
 
     def setup(self):
         sh("ip", "netns", "add", self.ns)
-        sh("ip", "link", "add", f"pr{self.n}", "type", "veth", "peer", "name", "eth0", "netns", self.ns)
-        sh("ip", "link", "set", f"pr{self.n}", "master", "probebr", "up")
+        sh("ip", "link", "add", f"{TAG}v{self.n}", "type", "veth", "peer", "name", "eth0", "netns", self.ns)
+        sh("ip", "link", "set", f"{TAG}v{self.n}", "master", f"{TAG}br", "up")
         for args in (["addr", "add", f"{self.ip}/24", "dev", "eth0"], ["link", "set", "eth0", "up"], ["link", "set", "lo", "up"]):
             sh("ip", "-n", self.ns, *args)
         for d in (1, 2):
@@ -175,9 +175,9 @@ class Cluster:
                 for d in (1, 2):
                     self.ring(file, "add", f"r1z{n}-{NET}{n}:{port}/d{d}", "100")
             self.ring(file, "rebalance", "1")
-        sh("ip", "link", "add", "probebr", "type", "bridge")
-        sh("ip", "addr", "add", f"{PROXY}/24", "dev", "probebr")
-        sh("ip", "link", "set", "probebr", "up")
+        sh("ip", "link", "add", f"{TAG}br", "type", "bridge")
+        sh("ip", "addr", "add", f"{PROXY}/24", "dev", f"{TAG}br")
+        sh("ip", "link", "set", f"{TAG}br", "up")
         for node in self.nodes:
             node.setup()
 
@@ -244,7 +244,7 @@ class Cluster:
             self.memcached.wait()
         for node in self.nodes:
             node.teardown()
-        sh("ip", "link", "del", "probebr", check=False)
+        sh("ip", "link", "del", f"{TAG}br", check=False)
 
 
 def saboteur(cluster, stop, rng, rounds, gate, log):
@@ -275,9 +275,9 @@ def frozen(cluster, node, rng, stop, gate):
 
 
 def cut(cluster, node, rng, stop, gate):
-    sh("ip", "link", "set", f"pr{node.n}", "down")
+    sh("ip", "link", "set", f"{TAG}v{node.n}", "down")
     stop.wait(rng.uniform(1, 4))
-    sh("ip", "link", "set", f"pr{node.n}", "up")
+    sh("ip", "link", "set", f"{TAG}v{node.n}", "up")
 
 
 def slowed(cluster, node, rng, stop, gate):
