@@ -307,6 +307,10 @@ fn read_info(r: &Row<'_>) -> rusqlite::Result<AccountInfo> {
 fn merge_container(c: &Connection, mut row: ContainerRow) -> Result<()> {
     let find = format!("SELECT {ROW_COLUMNS} FROM container WHERE name = ? AND deleted IN (0, 1)");
     if let Some(old) = c.prepare_cached(&find)?.query_row([&row.name], read_row).optional()? {
+        // Who reports did not know of the deletion, which takes an empty container: its figures are from before.
+        if later(&old.delete_timestamp, &row.delete_timestamp) && later(&old.delete_timestamp, &row.put_timestamp) {
+            (row.object_count, row.bytes_used) = (old.object_count, old.bytes_used);
+        }
         if later(&old.put_timestamp, &row.put_timestamp) {
             row.put_timestamp = old.put_timestamp;
         }

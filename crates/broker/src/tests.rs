@@ -374,3 +374,35 @@ fn an_account_lives() {
     b.delete_db(&at(5)).unwrap();
     assert!(b.is_deleted().unwrap() && !b.is_empty().unwrap());
 }
+
+#[test]
+fn an_old_report_does_not_bring_a_deleted_container_back() {
+    let report = |put: u64, deleted: u64, count: i64| ContainerRow {
+        name: "c".into(),
+        put_timestamp: at(put),
+        delete_timestamp: if deleted == 0 { "0".into() } else { at(deleted) },
+        object_count: count,
+        bytes_used: count * 10,
+        ..ContainerRow::default()
+    };
+    // Reports by time of creation, time of deletion and number of objects; the containers and objects the account then has.
+    for (n, (first, second, listed)) in (0..).zip([
+        (report(1, 0, 3), report(1, 5, 0), (0, 0)),
+        (report(1, 5, 0), report(1, 0, 3), (0, 0)),
+        (report(1, 0, 3), report(7, 5, 2), (1, 2)),
+        (report(7, 5, 2), report(1, 0, 3), (1, 2)),
+        // Created anew by a server that missed the deletion.
+        (report(1, 5, 0), report(7, 0, 2), (1, 2)),
+        // Known to be deleted, and filled all the same.
+        (report(1, 5, 0), report(1, 5, 2), (1, 2)),
+    ]) {
+        let p = Place::new();
+        let b = AccountBroker::new(&p.pool, &p.path(ACCOUNT_DIR, n));
+        b.initialize("a", &at(0)).unwrap();
+        b.put_container(first).unwrap();
+        b.get_info().unwrap();
+        b.put_container(second).unwrap();
+        let info = b.get_info().unwrap();
+        assert_eq!((info.container_count, info.object_count, info.bytes_used), (listed.0, listed.1, listed.1 * 10), "{n}");
+    }
+}
