@@ -12,6 +12,10 @@ use cli::{Cli, Command, ConfigCommand};
 use std::path::Path;
 use std::process::ExitCode;
 
+/// Requests allocate on many threads at once; the C library's allocator took a fifth of a small upload's time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if !matches!(cli.command, Command::Serve { .. } | Command::Up { detach: false, .. } | Command::Object { .. }) {
