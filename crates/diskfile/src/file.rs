@@ -1,4 +1,4 @@
-use crate::manager::list_dir;
+use crate::manager::{names_in, open_as};
 use crate::metadata::{self, ReadError};
 use crate::names::FileInfo;
 use crate::ondisk::{FragWish, OnDisk, resolve};
@@ -6,7 +6,7 @@ use crate::quarantine::is_corrupt;
 use crate::verified::FileId;
 use crate::{DiskError, DiskResult, Manager, Metadata};
 use caelum_swiftkit::{StoragePolicy, Timestamp};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,7 @@ pub struct DiskFile {
     pub(crate) wish: FragWish,
     open_expired: bool,
     pub(crate) next_part_power: Option<u32>,
+    pub(crate) in_memory: bool,
 }
 
 /// An object whose files were found consistent, its data open for reading.
@@ -127,6 +128,7 @@ impl Manager {
             wish: look.wish,
             open_expired: look.open_expired,
             next_part_power: look.next_part_power,
+            in_memory: false,
         })
     }
 
@@ -144,7 +146,7 @@ impl Manager {
         let suffix = object.dir.parent().unwrap_or(&object.dir).to_path_buf();
         let found = self.clean_up_or_quarantine(&object.device_path, &suffix, &object.dir, &object.policy)?.ok_or(DiskError::NotExist)?;
         let oldest = found.files.last().ok_or(DiskError::NotExist)?;
-        let file = open_file(&object.dir.join(oldest)).map_err(|e| gone(e, DiskError::NotExist))?;
+        let file = open_as(&object.dir.join(oldest), OFlags::empty(), false).map_err(|e| gone(e, DiskError::NotExist))?;
         let metadata = match metadata::read(&file) {
             Ok(m) => m,
             Err(ReadError::NotSupported) => return Err(DiskError::XattrNotSupported),
@@ -162,11 +164,6 @@ fn gone(e: io::Error, instead: DiskError) -> DiskError {
 
 /// Listings of an object's directory before its open gives up.
 const OPEN_TRIES: u32 = 8;
-
-fn open_file(path: &Path) -> io::Result<File> {
-    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    Ok(fd.into())
-}
 
 /// Kept from the data file when a `.meta` file replaces the rest.
 fn stays_with_data(key: &str) -> bool {
@@ -198,9 +195,21 @@ impl DiskFile {
         &self.policy
     }
 
+    /// From now on what is asked is answered from memory or refused with `WouldBlock` (as [`DiskError::Io`]), so that it may
+    /// be asked on threads that must not wait for a disk.
+    #[must_use]
+    pub fn in_memory(mut self) -> Self {
+        self.in_memory = true;
+        self
+    }
+
+    fn open_file(&self, path: &Path) -> io::Result<File> {
+        open_as(path, OFlags::empty(), self.in_memory)
+    }
+
     /// Which files there are and what they mean. Errors: `Quarantined` when it is no readable directory.
     pub fn look(&self) -> DiskResult<OnDisk> {
-        let names = match list_dir(&self.dir) {
+        let names = match open_as(&self.dir, OFlags::DIRECTORY, self.in_memory).and_then(|dir| names_in(&dir)) {
             Ok(names) => names,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(OnDisk::default()),
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
@@ -236,7 +245,7 @@ impl DiskFile {
         let found = self.look()?;
         let Some(data) = &found.data else { return Err(self.absent(&found)) };
         let path = self.dir.join(&data.name);
-        let file = match open_file(&path) {
+        let file = match self.open_file(&path) {
             Ok(f) => f,
             Err(e) if is_corrupt(&e) => return Err(self.quarantine(&self.dir, format!("Failed to open {}: {e}", path.display()))),
             Err(e) => return Err(gone(e, DiskError::StateChanged)),
@@ -260,7 +269,7 @@ impl DiskFile {
 
     fn absent(&self, found: &OnDisk) -> DiskError {
         let Some(f) = &found.tombstone else { return DiskError::NotExist };
-        let metadata = match open_file(&self.dir.join(&f.name)) {
+        let metadata = match self.open_file(&self.dir.join(&f.name)) {
             Ok(file) => self.read_metadata(&file),
             Err(e) => return gone(e, DiskError::NotExist),
         };
@@ -274,10 +283,10 @@ impl DiskFile {
 
     /// The `.meta` file's metadata, with the content type of another where that is newer.
     fn newer_metadata(&self, found: &OnDisk, meta: &FileInfo, data: &Metadata) -> DiskResult<Metadata> {
-        let file = open_file(&self.dir.join(&meta.name)).map_err(|e| gone(e, DiskError::StateChanged))?;
+        let file = self.open_file(&self.dir.join(&meta.name)).map_err(|e| gone(e, DiskError::StateChanged))?;
         let mut out = self.read_metadata(&file)?;
         if let Some(ctype) = found.ctype.as_ref().filter(|c| c.name != meta.name) {
-            let file = open_file(&self.dir.join(&ctype.name)).map_err(|e| gone(e, DiskError::StateChanged))?;
+            let file = self.open_file(&self.dir.join(&ctype.name)).map_err(|e| gone(e, DiskError::StateChanged))?;
             let other = self.read_metadata(&file)?;
             let at = other.timestamp("Content-Type-Timestamp");
             let newer = at > out.timestamp("Content-Type-Timestamp") && at > data.timestamp("X-Timestamp");

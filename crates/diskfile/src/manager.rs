@@ -4,7 +4,10 @@ use crate::verified::Verified;
 use crate::{DiskError, DiskResult};
 use caelum_base::Env;
 use caelum_swiftkit::{StoragePolicy, SwiftConf, Timestamp, to_hex};
+use rustix::fs::{CWD, Mode, OFlags, RawDir, ResolveFlags, open, openat2};
+use rustix::io::Errno;
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -219,13 +222,36 @@ fn fs_kind(path: &Path) -> DiskResult<FsKind> {
 
 /// Names in a directory, unordered; those that are not UTF-8 are none of ours and left out.
 pub(crate) fn list_dir(path: &Path) -> std::io::Result<Vec<String>> {
+    names_in(&open_as(path, OFlags::DIRECTORY, false)?)
+}
+
+/// Names in an open directory.
+pub(crate) fn names_in(dir: &File) -> std::io::Result<Vec<String>> {
     let mut out = Vec::new();
-    for entry in std::fs::read_dir(path)? {
-        if let Ok(name) = entry?.file_name().into_string() {
-            out.push(name);
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 2_048];
+    let mut entries = RawDir::new(dir, &mut buffer);
+    while let Some(entry) = entries.next() {
+        if let Ok(name) = entry?.file_name().to_str()
+            && !matches!(name, "." | "..")
+        {
+            out.push(name.to_string());
         }
     }
     Ok(out)
+}
+
+/// Opens for reading. `in_memory`: only if that needs no disk. Errors: `WouldBlock` where it does.
+pub(crate) fn open_as(path: &Path, flags: OFlags, in_memory: bool) -> std::io::Result<File> {
+    let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC;
+    if !in_memory {
+        return Ok(open(path, flags, Mode::empty())?.into());
+    }
+    match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED) {
+        Ok(fd) => Ok(fd.into()),
+        // A kernel before 5.12, or a sandbox without the call.
+        Err(Errno::NOSYS | Errno::INVAL | Errno::PERM) => Err(std::io::ErrorKind::WouldBlock.into()),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// As [`list_dir`], with nothing for a directory that is not there or not one.

@@ -80,6 +80,13 @@ impl Reader {
         };
     }
 
+    /// What follows may wait for the disk, whatever [`DiskFile::in_memory`] said.
+    #[must_use]
+    pub fn from_disk(mut self) -> Self {
+        self.object.in_memory = false;
+        self
+    }
+
     /// As [`Self::range`], but reading on from where it is keeps what has been checked so far.
     pub fn go_on(&mut self, at: u64, end: u64) {
         if at != self.at || end != self.end {
@@ -153,7 +160,12 @@ impl Reader {
         let mut done = 0;
         while let Some(rest) = buf.get_mut(done..).filter(|r| !r.is_empty()) {
             let at = self.at + done as u64;
-            match rustix::io::pread(&self.opened.file, rest, at) {
+            let read = if self.object.in_memory {
+                preadv2(&self.opened.file, &mut [IoSliceMut::new(rest)], at, ReadWriteFlags::NOWAIT)
+            } else {
+                rustix::io::pread(&self.opened.file, rest, at)
+            };
+            match read {
                 Ok(0) => return Err(self.damaged(format!("Bytes read: {at}, does not match metadata: {}", self.opened.size))),
                 Ok(n) => done += n,
                 Err(rustix::io::Errno::INTR) => {}

@@ -177,6 +177,27 @@ fn what_was_checked_and_stayed_in_memory_is_not_checked_again() {
 }
 
 #[test]
+fn from_memory_or_not_at_all() {
+    let b = bed();
+    let o = b.object("o");
+    put(&o, b"body", at(0), &[]);
+    assert_eq!(read_all(&o).unwrap(), b"body");
+    let mut r = o.clone().in_memory().reader(at(0)).expect("its directory and file have just been read");
+    match r.read(10) {
+        Ok(bytes) => assert_eq!(bytes, &b"body"[..]),
+        // Not all file systems can tell (tmpfs of older kernels).
+        Err(DiskError::Io(e)) => assert_eq!(e.kind(), std::io::ErrorKind::WouldBlock),
+        Err(e) => panic!("{e}"),
+    }
+    // Nothing is invented for what was never looked at.
+    match b.object("absent").in_memory().open(at(0)) {
+        Err(DiskError::NotExist) => {}
+        Err(DiskError::Io(e)) => assert_eq!(e.kind(), std::io::ErrorKind::WouldBlock),
+        other => panic!("{:?}", other.map(|o| o.size)),
+    }
+}
+
+#[test]
 fn damage_is_found_and_moved_away() {
     type Harm = fn(&Path);
     let flip: Harm = |p| {

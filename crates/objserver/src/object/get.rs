@@ -25,8 +25,14 @@ const CHUNK: usize = 256 << 10;
 pub(super) async fn handle(server: Arc<Shared>, req: Req) -> Answer {
     let parts = req.into_parts().0;
     let target = Target::parse(&parts, &server.disks)?;
-    let answer = blocking(move || open(&server, &parts, &target)).await??;
-    Ok(answer.start())
+    // What is in memory is answered on the spot.
+    if let Some(answer) = open(&server, &parts, &target, true)? {
+        return Ok(answer.start());
+    }
+    match blocking(move || open(&server, &parts, &target, false)).await?? {
+        Some(answer) => Ok(answer.start()),
+        None => Err(respond::error(503)),
+    }
 }
 
 /// What is sent after the headers.
@@ -74,12 +80,21 @@ fn empty_answer(status: u16) -> Resp {
     r
 }
 
-fn open(server: &Shared, parts: &Parts, target: &Target) -> Result<Ready, Resp> {
+fn would_block(e: &DiskError) -> bool {
+    matches!(e, DiskError::Io(e) if e.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+/// `None`: with `in_memory`, the disk is needed.
+fn open(server: &Shared, parts: &Parts, target: &Target, in_memory: bool) -> Result<Option<Ready>, Resp> {
     let now = headers::timestamp_or(&parts.headers, server.disks.now())?;
     let look = Look { wish: frag_wish(parts)?, open_expired: headers::open_expired(&parts.headers), next_part_power: None };
-    let object = target.object(&server.disks, look).map_err(|e| disk_failure(&target.device, e))?;
+    let mut object = target.object(&server.disks, look).map_err(|e| disk_failure(&target.device, e))?;
+    if in_memory {
+        object = object.in_memory();
+    }
     let opened = match object.open(now) {
         Ok(o) => o,
+        Err(e) if would_block(&e) => return Ok(None),
         Err(DiskError::Deleted { timestamp } | DiskError::Expired { timestamp, .. }) => return Err(not_found(parts, Some(timestamp))),
         Err(DiskError::NotExist | DiskError::Quarantined { .. }) => return Err(not_found(parts, None)),
         Err(e) => return Err(disk_failure(&target.device, e)),
@@ -89,11 +104,11 @@ fn open(server: &Shared, parts: &Parts, target: &Target) -> Result<Ready, Resp> 
     if let Some(status) = precondition(parts, &opened.metadata) {
         *head.status_mut() = status;
         head.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        return Ok(Ready { head, pieces: VecDeque::new(), reader: None });
+        return Ok(Some(Ready { head, pieces: VecDeque::new(), reader: None }));
     }
     if parts.method == Method::HEAD {
         head.headers_mut().insert(CONTENT_LENGTH, opened.size.into());
-        return Ok(Ready { head, pieces: VecDeque::new(), reader: None });
+        return Ok(Some(Ready { head, pieces: VecDeque::new(), reader: None }));
     }
     let size = opened.size;
     let inspector = fragments::inspector(object.policy());
@@ -106,8 +121,9 @@ fn open(server: &Shared, parts: &Parts, target: &Target) -> Result<Ready, Resp> 
         ready.head.headers_mut().insert(CONTENT_LENGTH, size.into());
         ready.pieces.push_back(Piece::Range(0, size));
     }
-    ready.read_first(parts, &target.device)?;
-    Ok(ready)
+    let read = ready.read_first(parts, &target.device)?;
+    ready.reader = ready.reader.map(Reader::from_disk);
+    Ok(read.then_some(ready))
 }
 
 fn fill_head(server: &Shared, h: &mut HeaderMap, opened: &Opened) {
@@ -226,14 +242,15 @@ impl Ready {
         *self.head.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
 
-    /// Reads the beginning while still on the blocking thread. Damage found so early is answered 404.
-    fn read_first(&mut self, parts: &Parts, device: &str) -> Result<(), Resp> {
-        let (Some(Piece::Range(start, end)), Some(reader)) = (self.pieces.front(), &mut self.reader) else { return Ok(()) };
+    /// Reads the beginning together with opening. Damage found so early is answered 404. False: the disk is needed.
+    fn read_first(&mut self, parts: &Parts, device: &str) -> Result<bool, Resp> {
+        let (Some(Piece::Range(start, end)), Some(reader)) = (self.pieces.front(), &mut self.reader) else { return Ok(true) };
         let (start, end) = (*start, *end);
         reader.range(start, end);
         let first = match reader.read_cached().map_or_else(|| reader.read(FIRST), Ok) {
             Ok(b) => b,
             Err(DiskError::Quarantined { .. }) => return Err(not_found(parts, None)),
+            Err(e) if would_block(&e) => return Ok(false),
             Err(e) => return Err(disk_failure(device, e)),
         };
         self.pieces.pop_front();
@@ -243,7 +260,7 @@ impl Ready {
             self.reader = None;
         }
         self.pieces.push_front(Piece::Bytes(first));
-        Ok(())
+        Ok(true)
     }
 
     /// The answer; what is left to read is read while it is sent.
