@@ -39,7 +39,7 @@ pub use error::{DiskError, DiskResult};
 pub use file::{DiskFile, Look, Opened, split_name};
 pub use hashes::{Hashes, SuffixHash, dump_hashes, invalidate_hash, load_hashes, valid_suffix};
 pub use listing::{AuditLocation, AuditLocations, ObjectTimes};
-pub use lock::{DirLock, lock_dir};
+pub use lock::{DirLock, lock_dir, lock_file};
 pub use manager::{Config, Manager, Reserve, is_mount, usage};
 pub use metadata::{Metadata, header_bytes, latin1};
 pub use names::{Ext, FileInfo};

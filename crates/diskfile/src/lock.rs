@@ -4,7 +4,7 @@ use crate::{DiskError, DiskResult};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Held until dropped.
@@ -18,7 +18,15 @@ pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// `timeout`. Blocks the thread. Errors: `LockTimeout`, or that the directory cannot be written.
 pub fn lock_dir(dir: &Path, name: &str, limit: usize, timeout: Duration) -> DiskResult<DirLock> {
     let base = if name.is_empty() { ".lock".to_string() } else { format!(".lock-{name}") };
-    let paths: Vec<_> = (0..limit.max(1)).map(|i| dir.join(if i == 0 { base.clone() } else { format!("{base}-{i}") })).collect();
+    lock_any(dir, (0..limit.max(1)).map(|i| dir.join(if i == 0 { base.clone() } else { format!("{base}-{i}") })).collect(), timeout)
+}
+
+/// Takes the lock on a file, waiting at most `timeout`. Blocks the thread. Errors: as [`lock_dir`].
+pub fn lock_file(path: &Path, timeout: Duration) -> DiskResult<DirLock> {
+    lock_any(path.parent().unwrap_or(path), vec![path.to_path_buf()], timeout)
+}
+
+fn lock_any(dir: &Path, paths: Vec<PathBuf>, timeout: Duration) -> DiskResult<DirLock> {
     let mut fds = Vec::with_capacity(paths.len());
     for path in &paths {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;

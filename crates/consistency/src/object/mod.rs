@@ -68,6 +68,20 @@ pub struct Config {
     pub files_per_second: u32,
     /// Bytes per second that an auditor reads; 0: no limit.
     pub bytes_per_second: u64,
+    /// Object directories per second and device that the relinker looks at; 0: no limit.
+    pub relinks_per_second: u32,
+    /// Whether the relinker quarantines what lies in the way of a link.
+    pub clobber_hardlink_collisions: bool,
+    /// Only these of this node's devices; empty: all. Of the replicator, the reconstructor and the relinker.
+    pub only_devices: Vec<String>,
+    /// Only these partitions; empty: all.
+    pub only_partitions: Vec<u32>,
+    /// Only policies of these numbers; empty: all.
+    pub only_policies: Vec<u32>,
+    /// The reconstructor gives away what does not belong here and does nothing else.
+    pub handoffs_only: bool,
+    /// Up to so many handoffs get a fragment whose primary's device is gone; below 0: any number.
+    pub rebuild_handoff_node_count: i64,
     /// Directory in which `run_forever` notes its figures (`object.recon`); `None`: nowhere.
     pub recon_cache: Option<PathBuf>,
 }
@@ -91,6 +105,13 @@ impl Config {
             handoffs_first: false,
             files_per_second: 20,
             bytes_per_second: 10_000_000,
+            relinks_per_second: 0,
+            clobber_hardlink_collisions: false,
+            only_devices: Vec::new(),
+            only_partitions: Vec::new(),
+            only_policies: Vec::new(),
+            handoffs_only: false,
+            rebuild_handoff_node_count: 2,
             recon_cache: None,
         }
     }
@@ -101,11 +122,21 @@ impl Config {
 
     /// This node's devices of a ring.
     pub(crate) fn local_devices(&self, ring: &Ring) -> Vec<Device> {
-        ring.devices.iter().flatten().filter(|d| self.is_local(d)).cloned().collect()
+        ring.devices.iter().flatten().filter(|d| self.is_local(d) && self.wants_device(&d.device)).cloned().collect()
+    }
+
+    /// Whether a partition is among those asked for.
+    pub(crate) fn wants_partition(&self, partition: u32) -> bool {
+        self.only_partitions.is_empty() || self.only_partitions.contains(&partition)
+    }
+
+    pub(crate) fn wants_device(&self, device: &str) -> bool {
+        self.only_devices.is_empty() || self.only_devices.iter().any(|d| d == device)
     }
 
     pub(crate) fn policies(&self) -> Vec<Arc<StoragePolicy>> {
-        self.disks.config.swift.policies.iter().cloned().map(Arc::new).collect()
+        let wanted = |p: &&StoragePolicy| self.only_policies.is_empty() || self.only_policies.contains(&p.index);
+        self.disks.config.swift.policies.iter().filter(wanted).cloned().map(Arc::new).collect()
     }
 }
 

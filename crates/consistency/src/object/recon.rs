@@ -35,7 +35,7 @@ pub(crate) async fn noted<S>(config: &Config, pass: impl Future<Output = S>, fig
     let Some(dir) = config.recon_cache.clone() else { return stats };
     let times = Times { elapsed: clock.elapsed().as_secs_f64(), start, end: seconds() };
     let new = figures(&stats, &times);
-    match tokio::task::spawn_blocking(move || merge(&dir, new)).await {
+    match tokio::task::spawn_blocking(move || merge(&dir, FILE, new)).await {
         Ok(Ok(())) => {}
         Ok(Err(e)) => tracing::warn!(error = e, "cannot note figures"),
         Err(e) => tracing::warn!(error = %e, "cannot note figures"),
@@ -43,9 +43,9 @@ pub(crate) async fn noted<S>(config: &Config, pass: impl Future<Output = S>, fig
     stats
 }
 
-/// Replaces the given keys of the file, in one step for readers. Several daemons may write at once.
-fn merge(dir: &Path, new: Value) -> Result<(), String> {
-    let path = dir.join(FILE);
+/// Replaces the given keys of a file, in one step for readers. Several daemons may write at once. Blocks.
+pub(crate) fn merge(dir: &Path, file: &str, new: Value) -> Result<(), String> {
+    let path = dir.join(file);
     std::fs::create_dir_all(dir).map_err(|e| e.to_string())?;
     let _lock = lock_dir(dir, "object-recon", 1, LOCK_TIMEOUT).map_err(|e| e.to_string())?;
     let known = std::fs::metadata(&path).is_ok_and(|m| m.len() <= MAX_FILE);
@@ -54,7 +54,7 @@ fn merge(dir: &Path, new: Value) -> Result<(), String> {
     if let Value::Object(new) = new {
         all.extend(new);
     }
-    let temporary = dir.join(format!(".{FILE}.{}", std::process::id()));
+    let temporary = dir.join(format!(".{file}.{}", std::process::id()));
     let text = serde_json::to_vec(&all).map_err(|e| e.to_string())?;
     std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &path)).map_err(|e| e.to_string())
 }
@@ -68,11 +68,11 @@ mod tests {
     fn keys_of_others_stay() {
         let dir = tempfile::tempdir().unwrap();
         let read = || -> Value { serde_json::from_slice(&std::fs::read(dir.path().join(FILE)).unwrap()).unwrap() };
-        merge(dir.path(), json!({"a": 1, "b": {"x": 1}})).unwrap();
-        merge(dir.path(), json!({"b": {"y": 2}})).unwrap();
+        merge(dir.path(), FILE, json!({"a": 1, "b": {"x": 1}})).unwrap();
+        merge(dir.path(), FILE, json!({"b": {"y": 2}})).unwrap();
         assert_eq!(read(), json!({"a": 1, "b": {"y": 2}}));
         std::fs::write(dir.path().join(FILE), b"{nonsense").unwrap();
-        merge(dir.path(), json!({"c": 3})).unwrap();
+        merge(dir.path(), FILE, json!({"c": 3})).unwrap();
         assert_eq!(read(), json!({"c": 3}));
     }
 }

@@ -76,7 +76,10 @@ pub async fn run_once(config: &Config) -> Stats {
             let (disks, policy, device) = (config.disks.clone(), scheme.policy.clone(), local.device.clone());
             match blocking(move || disks.partitions(&device, &policy)).await {
                 Ok(partitions) => jobs.extend(partitions.into_iter().filter_map(|partition| {
-                    let number = partition.parse().ok().filter(|n| *n < scheme.ring.partition_count())?;
+                    let number = partition.parse().ok().filter(|n| *n < scheme.ring.partition_count() && config.wants_partition(*n))?;
+                    if config.handoffs_only && scheme.ring.primaries(number).iter().any(|d| d.id == local.id) {
+                        return None;
+                    }
                     Some(Job { scheme: scheme.clone(), local: local.clone(), partition, number })
                 })),
                 Err(e) => tracing::warn!(device = local.device, error = e, "not reconstructing from this device"),
@@ -286,7 +289,8 @@ async fn remote_hashes(config: &Config, job: &Job, partner: &Device, fragment: u
     if let (d, RemoteHashes::Hashes(h)) = ask(partner.clone()).await? {
         return Ok((d, h));
     }
-    let stand_ins = job.scheme.ring.handoffs(job.number).enumerate().filter(|(i, _)| job.fragment(*i) == fragment);
+    let limit = usize::try_from(config.rebuild_handoff_node_count).unwrap_or(usize::MAX);
+    let stand_ins = job.scheme.ring.handoffs(job.number).enumerate().filter(|(i, _)| job.fragment(*i) == fragment).take(limit);
     for d in stand_ins.map(|(_, d)| d.clone()).filter(|d| d.id != job.local.id).collect::<Vec<_>>() {
         if let (d, RemoteHashes::Hashes(h)) = ask(d).await? {
             return Ok((d, h));

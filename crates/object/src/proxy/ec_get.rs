@@ -54,6 +54,9 @@ struct Hunt {
     replies: Vec<Reply>,
     latest_404: Timestamp,
     asked_others: Vec<(u32, usize)>,
+    /// Nodes that broke off before are asked when there is no other left.
+    broken: Vec<u32>,
+    put_off: Vec<Node>,
 }
 
 /// k or more fragments of one upload and what their nodes say of it.
@@ -82,8 +85,9 @@ impl Hunt {
     fn preferences(&self) -> String {
         let mut all: Vec<(&Timestamp, &Bucket)> = self.buckets.iter().collect();
         all.sort_by_key(|(t, b)| std::cmp::Reverse((b.durable, b.found.len(), **t)));
-        let one =
-            |(t, b): (&Timestamp, &Bucket)| serde_json::json!({"timestamp": t.internal(), "exclude": b.found.keys().collect::<Vec<_>>()});
+        // With enough fragments only the word that they are durable is missing: any fragment may bring it.
+        let known = |b: &Bucket| if b.durable || b.found.len() < self.need() { b.found.keys().copied().collect() } else { Vec::new() };
+        let one = |(t, b): (&Timestamp, &Bucket)| serde_json::json!({"timestamp": t.internal(), "exclude": known(b)});
         serde_json::Value::Array(all.into_iter().map(one).collect()).to_string()
     }
 
@@ -136,12 +140,24 @@ impl Hunt {
 
     /// A node to ask next: first each once, then those that have more than one fragment.
     fn next(&mut self) -> Option<Node> {
-        if let Some(node) = self.nodes.next() {
+        while let Some(node) = self.nodes.next() {
+            if !self.broken.contains(&node.id()) {
+                return Some(node);
+            }
+            self.put_off.push(node);
+        }
+        if let Some(node) = self.next_other() {
             return Some(node);
         }
+        self.broken.clear();
+        self.put_off.pop()
+    }
+
+    /// A node that has a further fragment of the best upload.
+    fn next_other(&mut self) -> Option<Node> {
         let best = self.best().filter(|(_, b)| b.durable)?;
         let wanted = best.1.others.iter().filter(|(i, _)| !best.1.found.contains_key(i));
-        let fresh = |(i, n): &(usize, &Node)| !self.asked_others.contains(&(n.id(), *i));
+        let fresh = |(i, n): &(usize, &Node)| !self.asked_others.contains(&(n.id(), *i)) && !self.broken.contains(&n.id());
         let found = wanted.flat_map(|(i, nodes)| nodes.iter().map(|n| (*i, n))).find(fresh).map(|(i, n)| (i, n.clone()));
         let (index, node) = found?;
         self.asked_others.push((node.id(), index));
@@ -218,7 +234,7 @@ struct Search {
 impl Search {
     /// Fragments of all segments, or of those from `first` up to and without `last`. `only`: the upload's
     /// ETag where it is known.
-    async fn find(&self, segments: Option<(u64, u64)>, only: Option<&str>) -> Result<Found, Resp> {
+    async fn find(&self, segments: Option<(u64, u64)>, only: Option<&str>, broken: &[u32]) -> Result<Found, Resp> {
         let mut headers = self.headers.clone();
         if let Some((first, last)) = segments {
             let size = self.coding.codec.fragment_size(self.coding.segment) as u64;
@@ -238,6 +254,8 @@ impl Search {
             replies: Vec::new(),
             latest_404: Timestamp::ZERO,
             asked_others: Vec::new(),
+            broken: broken.to_vec(),
+            put_off: Vec::new(),
         };
         hunt.run().await
     }
@@ -251,6 +269,8 @@ struct Decode {
     archives: Vec<Archive>,
     /// Searches left.
     attempts: usize,
+    /// Nodes that broke off or fell silent.
+    broken: Vec<u32>,
 }
 
 impl Decode {
@@ -275,6 +295,7 @@ impl Decode {
         for i in &failed {
             let a = &self.archives[*i];
             self.search.core.failed(&a.node, "reading a fragment broke off", &format!("fragment {}", a.index));
+            self.broken.push(a.node.id());
         }
         if failed.is_empty() { Ok(out) } else { Err(()) }
     }
@@ -296,7 +317,7 @@ impl Decode {
         while segment < last {
             if self.archives.is_empty() {
                 self.attempts = self.attempts.checked_sub(1).ok_or("fragments broke off too often")?;
-                let found = self.search.find(Some((segment, last)), Some(&self.etag)).await;
+                let found = self.search.find(Some((segment, last)), Some(&self.etag), &self.broken).await;
                 self.archives = found.map_err(|_| "the rest of the object cannot be read now")?.archives;
             }
             let Ok(fragments) = self.fragments(segment).await else {
@@ -350,7 +371,14 @@ impl Core {
         };
         if head {
             let mut resp = self.head_fragment(&place, entity, headers).await;
+            let of = resp.headers().get(header::CONTENT_TYPE).cloned();
             finish(&mut resp);
+            if matches!(resp.status().as_u16(), 304 | 412) {
+                set(resp.headers_mut(), "content-length", "0");
+            }
+            if let (304, Some(of)) = (resp.status().as_u16(), of) {
+                resp.headers_mut().insert(header::CONTENT_TYPE, of);
+            }
             return resp;
         }
         let mut conditions = Conditions::of(&http::Request::from_parts(rq.parts.clone(), caelum_rest::empty()));
@@ -365,21 +393,12 @@ impl Core {
             ring: place.ring.clone(),
             part: place.part,
             policy: place.policy.index,
-            entity: entity.clone(),
-            headers: headers.clone(),
+            entity,
+            headers,
         };
-        let (archives, of) = if conditions.range.is_some() {
-            // Where ranges lie is known only with the object's length.
-            let resp = self.head_fragment(&place, entity, headers).await;
-            if !resp.status().is_success() {
-                return resp;
-            }
-            (Vec::new(), resp.headers().clone())
-        } else {
-            match search.find(None, None).await {
-                Ok(found) => (found.archives, found.headers),
-                Err(refusal) => return refusal,
-            }
+        let (mut archives, of) = match self.begin(&search, &place, conditions.range.is_some()).await {
+            Ok(begun) => begun,
+            Err(answer) => return answer,
         };
         if ignore.is_some_and(|i| i.split(',').any(|n| of.contains_key(n.trim()))) {
             conditions.range = None;
@@ -393,17 +412,36 @@ impl Core {
             finish(&mut resp);
             return resp;
         }
-        let body = Decode { search, etag, length, archives, attempts }.body(ranges);
+        if let (true, Some((start, end))) = (archives.is_empty(), ranges.first().filter(|(start, end)| start < end)) {
+            // Before anything is promised to the client.
+            let size = search.coding.segment as u64;
+            match search.find(Some((start / size, end.div_ceil(size))), Some(&etag), &[]).await {
+                Ok(found) => archives = found.archives,
+                Err(refusal) => return refusal,
+            }
+        }
+        let body = Decode { search, etag, length, archives, attempts, broken: Vec::new() }.body(ranges);
         let mut resp = conditional(&conditions, resp, Source::Ranged(body), &self.env);
         finish(&mut resp);
         resp
+    }
+
+    /// Fragments of the whole object, or none yet where ranges are wanted, and what nodes say of it.
+    async fn begin(self: &Arc<Self>, search: &Search, place: &Place, ranged: bool) -> Result<(Vec<Archive>, HeaderMap), Resp> {
+        if !ranged {
+            let found = search.find(None, None, &[]).await?;
+            return Ok((found.archives, found.headers));
+        }
+        // Where ranges lie is known only with the object's length.
+        let resp = self.head_fragment(place, search.entity.clone(), search.headers.clone()).await;
+        if resp.status().is_success() { Ok((Vec::new(), resp.headers().clone())) } else { Err(resp) }
     }
 
     async fn head_fragment(self: &Arc<Self>, place: &Place, entity: String, headers: HeaderMap) -> Resp {
         let policy = Some(place.policy.index);
         let wanted = Wanted { kind: Kind::Object, method: Method::HEAD, part: place.part, entity, headers, policy };
         let mut resp = Getter::new(self, &place.ring, wanted).respond().await;
-        whole(resp.headers_mut());
+        whole(resp.status(), resp.headers_mut());
         resp
     }
 
@@ -420,15 +458,15 @@ impl Core {
         if let Some(l) = of.get(LENGTH) {
             h.insert(header::CONTENT_LENGTH, l.clone());
         }
-        whole(h);
+        whole(http::StatusCode::OK, h);
         resp
     }
 }
 
 /// The object's ETag and length in place of the fragment's.
-fn whole(headers: &mut HeaderMap) {
+fn whole(status: http::StatusCode, headers: &mut HeaderMap) {
     for (from, to) in [(ETAG, header::ETAG), (LENGTH, header::CONTENT_LENGTH)] {
-        if let Some(v) = headers.get(from).cloned() {
+        if let Some(v) = headers.get(from).cloned().filter(|_| status.is_success() || to == header::ETAG) {
             headers.insert(to, v);
         }
     }
