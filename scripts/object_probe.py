@@ -435,7 +435,7 @@ def bit_rot(cluster, model, verifier):
     while problems and time.time() - started < 180:
         time.sleep(2)
         if quarantined(node) >= hurt:
-            problems = dispersed(cluster, model) or verifier.run() or verifier.copies()
+            problems = unequal(cluster) or verifier.run() or verifier.copies()
     found = quarantined(node)
     print(f"bit rot           {hurt} files hurt, {found} quarantined, {replicas(cluster)} data files after {time.time() - started:.0f} s of auditing")
     print("read meanwhile    " + ", ".join(f"{k}: {v}" for k, v in sorted(tally.items())))
@@ -467,12 +467,20 @@ def replicas(cluster):
     return out
 
 
-def dispersed(cluster, model):
-    """Three data files for every object that is there, no more and no less."""
-    live = sum(None not in states for states in model.state.values())
-    unsure = sum(None in states and len(states) > 1 for states in model.state.values())
-    n = sum(replicas(cluster).values())
-    return [] if 3 * live <= n <= 3 * (live + unsure) else [f"{n} data files of {live} objects ({unsure} unsure)"]
+def unequal(cluster):
+    """What the devices do not hold alike: every object's files have to be the same on three devices, none elsewhere,
+    and no update may wait."""
+    where, waiting = {}, 0
+    for node in cluster.nodes:
+        for d in (1, 2):
+            for top, _, files in os.walk(os.path.join(node.device(d), "objects")):
+                kept = frozenset(f for f in files if f.endswith((".data", ".ts", ".meta")))
+                if kept:
+                    where.setdefault(os.path.basename(top), []).append(kept)
+            for _, _, files in os.walk(os.path.join(node.device(d), "async_pending")):
+                waiting += len(files)
+    out = [f"object {h}: {len(sets)} copies {sorted(map(sorted, set(sets)))}" for h, sets in where.items() if len(sets) != 3 or len(set(sets)) != 1]
+    return out + ([f"{waiting} updates wait"] if waiting else [])
 
 
 def dispersion(cluster):
@@ -483,6 +491,11 @@ def dispersion(cluster):
         f.write(f"swift_dir = {cluster.swift_dir}\ndispersion_coverage = 100\nconcurrency = 8\n")
     problems = []
     for tool in ("populate", "report"):
+        if tool == "report":
+            # Containers are in the account's listing once their servers have reported them.
+            deadline = time.time() + 120
+            while time.time() < deadline and Client().call("GET", "?prefix=dispersion_0_")[2].count(b"\n") < 256:
+                time.sleep(2)
         done = subprocess.run(cluster.command("swift", f"dispersion-{tool}", conf), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         lines = [line for text in done.stdout.splitlines() for line in text.split("\r") if line.strip()]
         if done.returncode:
@@ -553,15 +566,19 @@ def exercise(cluster, model, containers, args, events):
 
 def agree(cluster, model, verifier, patience):
     """Waits for agreement; the seconds that took, and what is still wrong."""
-    healed, last, problems, rounds = time.time(), "", ["not looked yet"], 0
+    healed, last, problems, rounds, converged = time.time(), "", ["not looked yet"], 0, 0
     while problems and (time.time() - healed < patience or rounds < 3):
         rounds += 1
-        time.sleep(2)
-        problems = verifier.run() or dispersed(cluster, model) or verifier.databases() or verifier.copies()
+        time.sleep(1)
+        problems = unequal(cluster) or verifier.databases()
+        converged = time.time() - healed
+        if not problems:
+            # The devices agree; whether with what was written is a question of reading everything.
+            problems = verifier.run() or verifier.copies()
         if problems and problems[0] != last:
             last = problems[0]
             print(f"  {time.time() - healed:4.0f} s: {len(problems)} to go: {last[:160]}", flush=True)
-    return time.time() - healed, problems
+    return converged, problems
 
 
 def run(cluster, model, args):
