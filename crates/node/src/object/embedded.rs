@@ -170,6 +170,8 @@ fn storage(root: &Path, swift: &Arc<SwiftConf>, nodes: &Nodes, env: &Env, realms
     nodes.set_local(IP, CONTAINER_PORT, ContainerServer::new(config).service());
     let mut config = ObjectServerConfig::new(root, swift.clone(), nodes.clone(), env.clone());
     config.disk.mount_check = false;
+    // Here the kernel knows best what to keep; upstream's few MiB are for clusters far larger than their memory.
+    config.disk.keep_cache_size = 256 << 20;
     config.recon_cache = root.join("recon");
     let objects = ObjectServer::new(config);
     let disks = objects.disks();
