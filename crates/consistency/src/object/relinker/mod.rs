@@ -59,10 +59,16 @@ impl AddAssign for Stats {
 /// Does a step on all devices for all policies whose rings ask for it. `policies` is 0 when none does.
 pub async fn run_once(config: &Config, step: Step) -> Stats {
     let progress = Arc::new(Progress::new(config, step));
-    progress.note(None);
+    note(&progress, None).await;
     let total = run_policies(config, step, &progress).await;
-    progress.note(Some(exit_code(&total)));
+    note(&progress, Some(exit_code(&total))).await;
     total
+}
+
+async fn note(progress: &Arc<Progress>, code: Option<i32>) {
+    let progress = progress.clone();
+    // Without these figures the work goes on all the same.
+    let _ = tokio::task::spawn_blocking(move || progress.note(code)).await;
 }
 
 /// As upstream's program ends: 2 when no policy asks for the step.
