@@ -52,9 +52,9 @@ impl DigestName {
 pub struct AllowedDigests(Vec<DigestName>);
 
 impl Default for AllowedDigests {
-    /// SHA-256 and SHA-512; SHA-1 has to be asked for.
+    /// All three, as in Swift 2.38, which calls SHA-1 deprecated (see [`Self::deprecated`]) and still takes it.
     fn default() -> Self {
-        Self(vec![DigestName::Sha256, DigestName::Sha512])
+        Self(vec![DigestName::Sha1, DigestName::Sha256, DigestName::Sha512])
     }
 }
 
@@ -161,7 +161,9 @@ mod tests {
 
     #[test]
     fn allowed() {
-        assert_eq!(AllowedDigests::default().names(), ["sha256", "sha512"]);
+        for (all, why) in [(AllowedDigests::default(), "default"), (AllowedDigests::parse(" ").unwrap(), "nothing named")] {
+            assert_eq!((all.names(), all.deprecated()), (vec!["sha1", "sha256", "sha512"], vec!["sha1"]), "{why}");
+        }
         let all = AllowedDigests::parse("SHA512 sha1 md5").unwrap();
         assert_eq!((all.names(), all.deprecated()), (vec!["sha1", "sha512"], vec!["sha1"]));
         assert!(AllowedDigests::parse("md5").is_err());
