@@ -4,7 +4,7 @@
 pub mod account;
 pub mod container;
 pub mod db;
-mod health;
+pub mod middleware;
 pub mod object;
 
 pub use account::{AccountServer, AccountServerConfig};

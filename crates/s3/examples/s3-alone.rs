@@ -38,7 +38,6 @@ fn storage(root: &Path, swift: &Arc<SwiftConf>, nodes: &Nodes, env: &Env) {
     nodes.set_local("127.0.0.1", 6201, ContainerServer::new(config).service());
     let mut config = ObjectServerConfig::new(root, swift.clone(), nodes.clone(), env.clone());
     config.disk.mount_check = false;
-    config.recon_cache = root.join("recon");
     nodes.set_local("127.0.0.1", 6200, ObjectServer::new(config));
 }
 

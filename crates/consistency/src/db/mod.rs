@@ -1,6 +1,7 @@
 //! What the daemons for account and container databases share.
 
 mod audit;
+pub mod figures;
 mod http;
 mod replicas;
 mod replicate;

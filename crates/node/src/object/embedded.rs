@@ -172,7 +172,6 @@ fn storage(root: &Path, swift: &Arc<SwiftConf>, nodes: &Nodes, env: &Env, realms
     config.disk.mount_check = false;
     // Here the kernel knows best what to keep; upstream's few MiB are for clusters far larger than their memory.
     config.disk.keep_cache_size = 256 << 20;
-    config.recon_cache = root.join("recon");
     let objects = ObjectServer::new(config);
     let disks = objects.disks();
     nodes.set_local(IP, OBJECT_PORT, objects);

@@ -53,9 +53,6 @@ impl Inner {
     async fn serve(self: Arc<Self>, req: Request<Body>) -> Answer {
         let (parts, body) = req.into_parts();
         let path = parts.uri.path().to_string();
-        if path == crate::health::PATH {
-            return Ok(crate::health::answer(self.config.disable_path.as_deref()));
-        }
         let parse = |max| Target::parse(&path, 3, max, "Invalid UTF8");
         match parts.method.as_str() {
             "REPLICATE" => {

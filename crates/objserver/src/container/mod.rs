@@ -78,9 +78,6 @@ impl Inner {
     async fn serve(self: Arc<Self>, req: Request<Body>) -> Answer {
         let (parts, body) = req.into_parts();
         let path = parts.uri.path().to_string();
-        if path == crate::health::PATH {
-            return Ok(crate::health::answer(self.config.disable_path.as_deref()));
-        }
         let parse = |min, max| Target::parse(&path, min, max, UTF8_TEXT);
         match parts.method.as_str() {
             "REPLICATE" => {

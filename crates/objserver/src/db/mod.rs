@@ -71,8 +71,6 @@ pub struct DbServerConfig {
     pub mount_check: bool,
     /// Space that stays free on a device; beyond it writes are refused with 507.
     pub reserve: Reserve,
-    /// `/healthcheck` answers 503 while this file exists.
-    pub disable_path: Option<PathBuf>,
     pub swift: SwiftConf,
     /// The way to the account servers.
     pub nodes: Nodes,
@@ -94,7 +92,6 @@ impl DbServerConfig {
             devices: devices.into(),
             mount_check: false,
             reserve: Reserve::Percent(1.0),
-            disable_path: None,
             swift,
             nodes,
             node_timeout: Duration::from_secs(3),

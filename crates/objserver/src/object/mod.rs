@@ -18,10 +18,8 @@ mod input;
 mod mime;
 mod post;
 mod put;
-mod ratelimit;
-mod recon;
 mod replicate;
-mod respond;
+pub(crate) mod respond;
 pub mod ssync;
 mod target;
 mod update;
@@ -36,8 +34,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-
-pub use ratelimit::RateLimits;
 
 /// Options of the server; [`ObjectServerConfig::new`] sets upstream's defaults.
 #[derive(Clone)]
@@ -62,13 +58,6 @@ pub struct ObjectServerConfig {
     pub replication_failure_threshold: usize,
     /// Failures per success.
     pub replication_failure_ratio: f64,
-    pub rate_limits: RateLimits,
-    /// Directory of the ring files and `swift.conf` (for recon's checksums).
-    pub swift_dir: PathBuf,
-    /// Where daemons leave their figures.
-    pub recon_cache: PathBuf,
-    /// `/healthcheck` answers 503 while this file exists.
-    pub disable_path: Option<PathBuf>,
 }
 
 impl ObjectServerConfig {
@@ -86,10 +75,6 @@ impl ObjectServerConfig {
             replication_concurrency: 4,
             replication_failure_threshold: 100,
             replication_failure_ratio: 1.0,
-            rate_limits: RateLimits::default(),
-            swift_dir: "/etc/swift".into(),
-            recon_cache: "/var/cache/swift".into(),
-            disable_path: None,
         }
     }
 }
@@ -102,7 +87,6 @@ pub(crate) struct Shared {
     pub config: ObjectServerConfig,
     pub disks: Arc<Manager>,
     pub replications: Arc<Semaphore>,
-    limiter: ratelimit::Limiter,
 }
 
 type Req = Request<Body>;
@@ -113,10 +97,9 @@ type Answer = Result<Resp, Resp>;
 impl ObjectServer {
     pub fn new(config: ObjectServerConfig) -> Arc<Self> {
         let permits = if config.replication_concurrency == 0 { Semaphore::MAX_PERMITS } else { config.replication_concurrency };
-        let limiter = ratelimit::Limiter::new(&config.rate_limits);
         let disks = Manager::new(config.disk.clone());
         let replications = Arc::new(Semaphore::new(permits));
-        Arc::new(Self(Arc::new(Shared { config, disks, replications, limiter })))
+        Arc::new(Self(Arc::new(Shared { config, disks, replications })))
     }
 
     /// The devices, for daemons in the same process.
@@ -132,16 +115,6 @@ impl HttpService for ObjectServer {
 }
 
 async fn dispatch(server: Arc<Shared>, req: Req) -> Resp {
-    let path = req.uri().path();
-    if path == crate::health::PATH {
-        return crate::health::answer(server.config.disable_path.as_deref());
-    }
-    if path.starts_with("/recon/") {
-        return recon::answer(&server, path).await;
-    }
-    if let Some(refused) = server.limiter.check(&server.config.disk.env, req.method(), path) {
-        return refused;
-    }
     let result = match req.method().as_str() {
         "GET" | "HEAD" => get::handle(server, req).await,
         "PUT" => put::handle(server, req).await,

@@ -48,7 +48,7 @@ fn build(status: u16, content_type: &'static str, body: Bytes) -> Resp {
 }
 
 /// With upstream's page for the status.
-pub(super) fn error(status: u16) -> Resp {
+pub(crate) fn error(status: u16) -> Resp {
     build(status, "text/html; charset=UTF-8", status_body(status))
 }
 
@@ -58,11 +58,11 @@ pub(super) fn error_text(status: u16, message: &str) -> Resp {
 }
 
 /// With a plain text.
-pub(super) fn text(status: u16, message: &str) -> Resp {
+pub(crate) fn text(status: u16, message: &str) -> Resp {
     build(status, "text/plain", Bytes::copy_from_slice(message.as_bytes()))
 }
 
-pub(super) fn json(value: &serde_json::Value) -> Resp {
+pub(crate) fn json(value: &serde_json::Value) -> Resp {
     build(200, "application/json", value.to_string().into())
 }
 

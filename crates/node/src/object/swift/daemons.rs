@@ -5,6 +5,7 @@ use caelum_consistency::account::{ReaperConfig, reap_accounts};
 use caelum_consistency::container::{
     ReconcilerConfig, SharderConfig, SyncConfig, UpdaterConfig, reconcile, shard_containers, sync_containers, update_accounts,
 };
+use caelum_consistency::db::figures::{self, Figures};
 use caelum_consistency::db::{DbDaemonConfig, audit_accounts, audit_containers, replicate_accounts, replicate_containers, run_forever};
 use caelum_consistency::object::expirer::{self, ExpirerConfig};
 use caelum_consistency::object::{Config, RsyncConfig, SyncMethod, auditor, reconstructor, relinker, replicator, updater};
@@ -54,22 +55,28 @@ async fn databases(c: &Common, role: &str, once: bool, stop: watch::Receiver<boo
     d.max_diffs = s.number("max_diffs", d.max_diffs)?;
     d.reclaim_age = s.seconds("reclaim_age", d.reclaim_age)?;
     d.rsync_module = s.get("rsync_module").filter(|m| !m.is_empty()).map(str::to_string);
+    let kind = if role.starts_with("account") { "account" } else { "container" };
+    let noted = Figures { cache: s.str("recon_cache_path", "/var/cache/swift").into(), kind, env: c.env.clone() };
     match role {
-        "account-replicator" => passes(role, &s, 30, once, stop, || replicate_accounts(&d)).await,
-        "container-replicator" => passes(role, &s, 30, once, stop, || replicate_containers(&d)).await,
-        "account-auditor" => passes(role, &s, 1_800, once, stop, || audit_accounts(&d)).await,
-        "container-auditor" => passes(role, &s, 1_800, once, stop, || audit_containers(&d)).await,
+        "account-replicator" => passes(role, &s, 30, once, stop, || noted.noted(replicate_accounts(&d), figures::replication)).await,
+        "container-replicator" => passes(role, &s, 30, once, stop, || noted.noted(replicate_containers(&d), figures::replication)).await,
+        "account-auditor" => {
+            passes(role, &s, 1_800, once, stop, || noted.noted(audit_accounts(&d), |s, t| figures::audit(kind, s, t))).await
+        }
+        "container-auditor" => {
+            passes(role, &s, 1_800, once, stop, || noted.noted(audit_containers(&d), |s, t| figures::audit(kind, s, t))).await
+        }
         "account-reaper" => {
             let r = ReaperConfig { delay_reaping: s.seconds("delay_reaping", Duration::ZERO)?, ..ReaperConfig::default() };
             passes(role, &s, 3_600, once, stop, || reap_accounts(&d, &r)).await
         }
         "container-updater" => {
             let u = UpdaterConfig { account_suppression: s.seconds("account_suppression_time", Duration::from_secs(60))? };
-            passes(role, &s, 300, once, stop, || update_accounts(&d, &u)).await
+            passes(role, &s, 300, once, stop, || noted.noted(update_accounts(&d, &u), |_, t| figures::sweep(t))).await
         }
         "container-sharder" => {
             let sharder = SharderConfig::from_options(&|key| s.get(key).map(str::to_string))?;
-            passes(role, &s, 30, once, stop, || shard_containers(&d, &sharder)).await
+            passes(role, &s, 30, once, stop, || noted.noted(shard_containers(&d, &sharder), figures::sharding)).await
         }
         "container-sync" => {
             let sync = SyncConfig {

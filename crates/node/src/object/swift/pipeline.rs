@@ -50,10 +50,6 @@ impl Pipeline {
         let filters = names.into_iter().map(|name| entry(conf, "filter", name)).collect::<Result<_>>()?;
         Ok(Self { filters, app: entry(conf, "app", app)? })
     }
-
-    pub fn find(&self, factory: &str) -> Option<&Section> {
-        self.filters.iter().find(|e| e.factory == factory).map(|e| &e.section)
-    }
 }
 
 fn entry(conf: &Conf, kind: &str, name: &str) -> Result<Entry> {
@@ -87,7 +83,7 @@ mod tests {
         let p = read(text).unwrap();
         let factories: Vec<&str> = p.filters.iter().map(|e| e.factory.as_str()).collect();
         assert_eq!(factories, ["egg:swift#bulk", "keystonemiddleware.auth_token:filter_factory", "egg:swift#dlo"]);
-        let a = p.find("egg:swift#bulk").unwrap();
+        let a = &p.filters[0].section;
         assert_eq!((a.get("x"), a.get("user"), p.app.factory.as_str()), (Some("1"), Some("swift"), "egg:swift#proxy"));
     }
 

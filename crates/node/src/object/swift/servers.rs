@@ -1,12 +1,13 @@
-use super::pipeline::Pipeline;
-use super::{Common, Section, devices};
+use super::pipeline::{Entry, Pipeline};
+use super::{Common, Conf, Section, devices};
 use caelum_base::{Error, Result};
 use caelum_diskfile::{Manager, Reserve};
+use caelum_objserver::middleware::{BackendRateLimit, HealthCheck, RateLimits, Recon, ReconConfig};
 use caelum_objserver::object::{ObjectServer, ObjectServerConfig};
 use caelum_objserver::{AccountServer, AccountServerConfig, ContainerServer};
 use caelum_rest::HttpService;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// `10737418240` or `1%`.
 fn reserve(s: &Section) -> Result<Reserve> {
@@ -18,29 +19,88 @@ fn reserve(s: &Section) -> Result<Reserve> {
     }
 }
 
-/// What stands before a storage server's application.
-struct Front {
-    app: Section,
-    /// The file whose existence takes the server out of service.
-    disable_path: Option<PathBuf>,
-}
-
-/// A storage server's pipeline; daemons' files may have none. Errors: `Invalid` for a filter that is not known here.
-fn front(c: &Common, kind: &str) -> Result<Front> {
-    let section = format!("app:{kind}-server");
+/// A storage server's pipeline, and its application's options. Daemons' files may have no pipeline.
+fn application(c: &Common, kind: &str) -> Result<(Vec<Entry>, Section)> {
     if !c.conf.has("pipeline:main") {
-        return Ok(Front { app: c.conf.paste(&section)?, disable_path: None });
+        return Ok((Vec::new(), c.conf.paste(&format!("app:{kind}-server"))?));
     }
     let pipeline = Pipeline::read(&c.conf)?;
-    let known = ["egg:swift#healthcheck", "egg:swift#recon"];
-    if let Some(entry) = pipeline.filters.iter().find(|e| !known.contains(&e.factory.as_str())) {
-        return Err(entry.unknown());
-    }
     if pipeline.app.factory != format!("egg:swift#{kind}") {
         return Err(pipeline.app.unknown());
     }
-    let disable_path = pipeline.find("egg:swift#healthcheck").and_then(|s| s.given("disable_path")).map(Into::into);
-    Ok(Front { app: pipeline.app.section, disable_path })
+    Ok((pipeline.filters, pipeline.app.section))
+}
+
+/// Puts the filters before a server. Errors: `Invalid` naming file, section and filter for one that is not known here.
+fn behind(c: &Common, filters: Vec<Entry>, server: Arc<dyn HttpService>) -> Result<Arc<dyn HttpService>> {
+    let mut at = server;
+    for entry in filters.into_iter().rev() {
+        let s = &entry.section;
+        let name = entry.factory.strip_prefix("egg:swift#").map(str::to_string);
+        let module = |f: &str| f.strip_prefix("swift.common.middleware.")?.strip_suffix(":filter_factory").map(str::to_string);
+        at = match name.or_else(|| module(&entry.factory)).as_deref() {
+            Some("healthcheck") => Arc::new(HealthCheck::new(at, s.given("disable_path").map(Into::into))),
+            Some("recon") => Arc::new(Recon::new(at, recon(c, s))),
+            Some("backend_ratelimit") => backend_ratelimit(c, s, at)?,
+            _ => return Err(entry.unknown()),
+        };
+    }
+    Ok(at)
+}
+
+fn recon(c: &Common, s: &Section) -> ReconConfig {
+    ReconConfig {
+        devices: devices(s),
+        swift_dir: c.swift_dir.clone(),
+        cache: s.str("recon_cache_path", "/var/cache/swift").into(),
+        policies: c.swift.policies.clone(),
+        env: c.env.clone(),
+    }
+}
+
+/// The limits in a filter's section. Errors: `Invalid` naming the option.
+fn limits(s: &Section) -> Result<RateLimits> {
+    let rate = |key: &str, default: f64| match s.number(key, default) {
+        Ok(n) if n.is_finite() && n >= 0.0 => Ok(n),
+        Ok(_) => Err(s.bad(key, "a number that is not negative")),
+        Err(e) => Err(e),
+    };
+    let mut by_method = Vec::new();
+    for method in ["GET", "HEAD", "PUT", "POST", "DELETE", "UPDATE", "REPLICATE"] {
+        let per_second = rate(&format!("{}_requests_per_device_per_second", method.to_lowercase()), 0.0)?;
+        if per_second > 0.0 {
+            by_method.push((method.to_string(), per_second));
+        }
+    }
+    Ok(RateLimits {
+        all: rate("requests_per_device_per_second", 0.0)?,
+        by_method,
+        buffer_secs: rate("requests_per_device_rate_buffer", 1.0)?,
+    })
+}
+
+fn backend_ratelimit(c: &Common, s: &Section, next: Arc<dyn HttpService>) -> Result<Arc<dyn HttpService>> {
+    let own = limits(s)?;
+    let named = s.given("backend_ratelimit_conf_path");
+    let path = named.map_or_else(|| c.swift_dir.join("backend-ratelimit.conf"), Into::into);
+    let (s, is_named) = (s.clone(), named.is_some());
+    let every = s.seconds("config_reload_interval", Duration::from_secs(60))?;
+    // The file's options win over the filter's; without the file the filter's stand.
+    let load = move || {
+        let over = match Conf::read(&path).and_then(|conf| conf.own("backend_ratelimit")) {
+            Ok(over) => over,
+            Err(e) => {
+                if is_named || path.exists() {
+                    tracing::warn!(error = e.message, "the limits stay as they are");
+                }
+                return Some(own.clone()).filter(|_| !path.exists());
+            }
+        };
+        let mut both = s.clone();
+        both.options.extend(over.options);
+        limits(&both).inspect_err(|e| tracing::warn!(error = e.message, "the limits stay as they are")).ok()
+    };
+    Ok(Arc::new(BackendRateLimit::new(next, c.env.clone(), every, load)))
 }
 
 /// What account and container servers and their daemons have in common.
@@ -61,21 +121,18 @@ pub fn db_config(c: &Common, s: &Section) -> Result<AccountServerConfig> {
 }
 
 pub fn account(c: &Common) -> Result<Arc<dyn HttpService>> {
-    let front = front(c, "account")?;
-    let config = AccountServerConfig { disable_path: front.disable_path, ..db_config(c, &front.app)? };
-    Ok(AccountServer::new(config).service())
+    let (filters, app) = application(c, "account")?;
+    behind(c, filters, AccountServer::new(db_config(c, &app)?).service())
 }
 
 pub fn container(c: &Common) -> Result<Arc<dyn HttpService>> {
-    let front = front(c, "container")?;
-    let config = AccountServerConfig { disable_path: front.disable_path, ..db_config(c, &front.app)? };
-    Ok(ContainerServer::new(config).service())
+    let (filters, app) = application(c, "container")?;
+    behind(c, filters, ContainerServer::new(db_config(c, &app)?).service())
 }
 
 /// The object server and its devices.
 pub fn object(c: &Common) -> Result<(Arc<dyn HttpService>, Arc<Manager>)> {
-    let front = front(c, "object")?;
-    let s = front.app;
+    let (filters, s) = application(c, "object")?;
     let mut config = ObjectServerConfig::new(devices(&s), c.swift.clone(), c.nodes.clone(), c.env.clone());
     config.disk.mount_check = s.yes("mount_check", true);
     config.disk.reserve = reserve(&s)?;
@@ -92,10 +149,7 @@ pub fn object(c: &Common) -> Result<(Arc<dyn HttpService>, Arc<Manager>)> {
     if let Some(names) = s.list("allowed_headers") {
         config.allowed_headers = names.iter().map(|n| n.to_lowercase()).collect();
     }
-    config.swift_dir.clone_from(&c.swift_dir);
-    config.recon_cache = s.str("recon_cache_path", "/var/cache/swift").into();
-    config.disable_path = front.disable_path;
     let server = ObjectServer::new(config);
     let disks = server.disks();
-    Ok((server, disks))
+    Ok((behind(c, filters, server)?, disks))
 }
