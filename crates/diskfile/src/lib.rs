@@ -41,7 +41,7 @@ pub use hashes::{Hashes, SuffixHash, dump_hashes, invalidate_hash, load_hashes, 
 pub use listing::{AuditLocation, AuditLocations, ObjectTimes};
 pub use lock::{DirLock, lock_dir, lock_file};
 pub use manager::{Config, Manager, Reserve, is_mount, usage};
-pub use metadata::{Metadata, header_bytes, latin1};
+pub use metadata::{Metadata, header_bytes, latin1, same_version};
 pub use names::{Ext, FileInfo};
 pub use ondisk::{FragPref, FragWish, OnDisk};
 pub use pending::{PendingFile, PendingUpdate};

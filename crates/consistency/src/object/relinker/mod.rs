@@ -7,7 +7,7 @@
 mod state;
 
 use super::{Config, all, blocking, recon};
-use caelum_diskfile::{DiskError, DiskResult, FragWish, Manager, invalidate_hash, lock_file, ondisk, valid_suffix};
+use caelum_diskfile::{DiskError, DiskResult, FragWish, Manager, invalidate_hash, lock_file, ondisk, same_version, valid_suffix};
 use caelum_swiftkit::StoragePolicy;
 use serde_json::{Value, json};
 use state::State;
@@ -231,13 +231,15 @@ impl Work {
 
 impl Work {
     /// Gives a file a second name; false when it has it. Errors: something else has that name, unless both are
-    /// tombstones of one time, which say the same, or it is to be put aside.
+    /// tombstones of one time or copies of one version, which say the same, or it is to be put aside.
     fn link(&self, from: &Path, to: &Path) -> DiskResult<bool> {
         let collision = || DiskError::Invalid(format!("{} is another file", to.display()));
         match link(from, to)? {
             Linked::Made => return Ok(true),
             Linked::There => return Ok(false),
             Linked::Collision if to.extension().is_some_and(|e| e == "ts") => return Ok(false),
+            // It was linked once, and later replication brought the old partition a copy of its own again.
+            Linked::Collision if same_version(from, to)? => return Ok(false),
             Linked::Collision if !self.config.clobber_hardlink_collisions => return Err(collision()),
             Linked::Collision => {}
         }

@@ -118,14 +118,23 @@ async fn relinked_and_cleaned_up() {
     let again = relinker::run_once(&with(POWER, Some(POWER + 1)), relinker::Step::Relink).await;
     assert_eq!((again.linked, again.errors), (0, 0), "{again:?}");
     let after = with(POWER + 1, Some(POWER + 1));
+    let larger = after.rings.object(0).unwrap();
+    let place = |p: u32, hex: &str| c.dir.path().join(format!("0/sd0/objects/{p}/{}/{hex}/{T1}.data", &hex[29..]));
+    // An old place that was handed over and came back is a file of its own, of the same version.
+    for n in &names[..6] {
+        let hash = c.swift.hash.object("a", "c", n);
+        if c.partition(n) != larger.partition(&hash) {
+            std::fs::remove_file(place(c.partition(n), &to_hex(&hash))).unwrap();
+            assert_eq!(c.send(0, "PUT", n, &[("X-Timestamp", T1)], n.as_bytes()).await, 201);
+        }
+    }
     assert_eq!(relinker::run_once(&after, relinker::Step::Relink).await.policies, 0);
     let cleaned = relinker::run_once(&after, relinker::Step::Cleanup).await;
     assert_eq!((cleaned.errors, cleaned.linked), (0, 0), "{cleaned:?}");
-    let larger = after.rings.object(0).unwrap();
     for n in &names {
         let hash = c.swift.hash.object("a", "c", n);
         let (old, new, hex) = (c.partition(n), larger.partition(&hash), to_hex(&hash));
-        let at = |p: u32| c.dir.path().join(format!("0/sd0/objects/{p}/{}/{hex}/{T1}.data", &hex[29..]));
+        let at = |p: u32| place(p, &hex);
         assert_eq!(std::fs::read(at(new)).unwrap(), n.as_bytes());
         assert!(old == new || !at(old).exists(), "{n}");
     }
