@@ -350,6 +350,8 @@ def grower(cluster, stop, gate, log):
         ring("pretend_min_part_hours_passed")
         ring("rebalance")
         seen()
+    # As upstream asks: no partition is on its way to another device while the power grows.
+    stop.wait(40)
     ring("prepare_increase_partition_power")
     ring("write_ring")
     seen()
