@@ -36,6 +36,11 @@ async fn passes<S: Debug, F: Future<Output = S>>(
 
 pub async fn run(c: &Common, role: &str, once: bool, stop: watch::Receiver<bool>) -> Result<()> {
     match role.split('-').next() {
+        Some("dispersion") => {
+            let s = c.conf.section("dispersion")?;
+            let client = proxy::internal(c, &s)?;
+            super::dispersion::run(c, &s, role == "dispersion-report", client).await
+        }
         Some("object") => objects(c, role, once, stop).await,
         _ => databases(c, role, once, stop).await,
     }

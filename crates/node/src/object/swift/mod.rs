@@ -3,6 +3,7 @@
 
 mod conf;
 mod daemons;
+mod dispersion;
 mod filters;
 mod pipeline;
 mod proxy;
@@ -42,6 +43,8 @@ pub const ROLES: &[&str] = &[
     "object-expirer",
     "object-relink",
     "object-relink-cleanup",
+    "dispersion-populate",
+    "dispersion-report",
 ];
 
 /// How a process of the cluster is started.
@@ -85,6 +88,7 @@ fn config_path(node: &SwiftNode) -> PathBuf {
     let kind = node.role.split('-').next().unwrap_or_default();
     let name = match node.role.as_str() {
         "proxy" => "proxy-server.conf".to_string(),
+        role if role.starts_with("dispersion-") => "dispersion.conf".to_string(),
         "container-reconciler" | "object-expirer" if node.swift_dir.join(format!("{}.conf", node.role)).exists() => {
             format!("{}.conf", node.role)
         }
