@@ -92,5 +92,23 @@ pub const OPTIONS: &[Opt] = &[
         "",
         "Users of object storage that the identity service does not know: ACCOUNT:USER = KEY GROUP …, separated by semicolons (groups: .admin, .reseller_admin, .reseller_reader).",
     ),
+    Opt::new(
+        "object.s3_webhooks",
+        Kind::List,
+        "",
+        "Which webhooks the events of S3 buckets may be sent to: `public` (any host with a public address), names of hosts, and networks such as 10.1.0.0/16, whose addresses may be private; empty means none.",
+    ),
+    Opt::new(
+        "object.s3_brokers",
+        Kind::SecretStr,
+        "",
+        "Message brokers that the events of S3 buckets may be sent to: NAME = amqp[s]://USER:PASSWORD@HOST:PORT/VHOST EXCHANGE KEY, separated by semicolons; `-` is the default exchange. Buckets call them arn:aws:sqs:::NAME.",
+    ),
+    Opt::new(
+        "object.s3_authorities",
+        Kind::Str,
+        "",
+        "PEM file of the certificate authorities that webhooks and brokers are checked with; empty means the system's.",
+    ),
     Opt::new("image.max_size", Kind::Size, "1T", "Largest image."),
 ];

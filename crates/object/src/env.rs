@@ -59,12 +59,23 @@ pub struct Environ {
     pub source: &'static str,
     /// Internal requests may use names that clients may not (reserved namespace, `X-Backend-*` headers).
     pub internal: bool,
+    /// Whoever made the request has looked at object locks itself, and may lift them.
+    pub lock_settled: bool,
 }
 
 impl Environ {
     /// A request of the program's own.
     pub fn internal(trans_id: impl Into<String>, source: &'static str) -> Self {
-        Self { trans_id: trans_id.into(), remote: None, caller: None, authorizer: None, is_owner: true, source, internal: true }
+        Self {
+            trans_id: trans_id.into(),
+            remote: None,
+            caller: None,
+            authorizer: None,
+            is_owner: true,
+            source,
+            internal: true,
+            lock_settled: false,
+        }
     }
 
     /// For a request made on behalf of one already authorized.

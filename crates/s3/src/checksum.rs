@@ -157,6 +157,56 @@ fn crc64(mut crc: u64, t: &Table<u64>, data: &[u8]) -> u64 {
     words.remainder().iter().fold(crc, |c, b| t[0][((c ^ u64::from(*b)) & 0xff) as usize] ^ (c >> 8))
 }
 
+/// Over GF(2): a matrix of `N` columns times a vector.
+fn times(matrix: &[u64], mut v: u64) -> u64 {
+    let mut sum = 0;
+    for column in matrix {
+        if v & 1 == 1 {
+            sum ^= column;
+        }
+        v >>= 1;
+    }
+    sum
+}
+
+/// The CRC of two pieces of data one after the other, from the CRC of each and the second one's length in bytes. That
+/// many zero bytes are appended to the first by squaring the operator that appends one bit.
+fn combined(poly: u64, bits: usize, first: u64, second: u64, length: u64) -> u64 {
+    let mut operator: Vec<u64> = (0..bits).map(|i| if i == 0 { poly } else { 1 << (i - 1) }).collect();
+    let mut crc = first;
+    let mut left = u128::from(length) * 8;
+    while left > 0 {
+        if left & 1 == 1 {
+            crc = times(&operator, crc);
+        }
+        operator = operator.iter().map(|c| times(&operator, *c)).collect();
+        left >>= 1;
+    }
+    crc ^ second
+}
+
+const POLY_CRC32: u64 = 0xedb8_8320;
+const POLY_CRC32C: u64 = 0x82f6_3b78;
+const POLY_CRC64: u64 = 0x9a6c_9329_ac4b_c9b5;
+
+/// The checksum of a whole from those of its parts in order, each with its length. `None`: the algorithm cannot, or a
+/// value is malformed.
+pub fn of_parts<'a>(algorithm: Algorithm, parts: impl Iterator<Item = (&'a str, u64)>) -> Option<String> {
+    let (poly, bits) = match algorithm {
+        Algorithm::Crc32 => (POLY_CRC32, 32),
+        Algorithm::Crc32c => (POLY_CRC32C, 32),
+        Algorithm::Crc64Nvme => (POLY_CRC64, 64),
+        Algorithm::Sha1 | Algorithm::Sha256 => return None,
+    };
+    let mut whole = 0;
+    for (value, length) in parts {
+        let bytes = STANDARD.decode(value).ok().filter(|b| b.len() == bits / 8)?;
+        let crc = bytes.iter().fold(0, |n, b| n << 8 | u64::from(*b));
+        whole = combined(poly, bits, whole, crc, length);
+    }
+    Some(STANDARD.encode(&whole.to_be_bytes()[8 - bits / 8..]))
+}
+
 impl Hasher {
     pub fn update(&mut self, data: &[u8]) {
         match self {
@@ -206,6 +256,28 @@ mod tests {
         assert_eq!(of(Algorithm::Crc64Nvme, digits), b64(&0xae8b_1486_0a79_9888_u64.to_be_bytes()));
         assert_eq!(of(Algorithm::Sha1, b"abc"), "qZk+NkcGgWq6PiVxeFDCbJzQ2J0=");
         assert_eq!(of(Algorithm::Sha256, b""), "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=");
+    }
+
+    #[test]
+    fn parts_make_the_whole() {
+        let data: Vec<u8> = (0..100_000_u32).map(|i| (i * 7 % 251) as u8).collect();
+        for a in [Algorithm::Crc32, Algorithm::Crc32c, Algorithm::Crc64Nvme] {
+            for sizes in [&[100_000][..], &[1, 99_999], &[99_999, 1], &[50_000, 0, 50_000], &[65_536, 30_000, 4464]] {
+                let mut rest = &data[..];
+                let parts: Vec<(String, u64)> = sizes
+                    .iter()
+                    .map(|n| {
+                        let (part, after) = rest.split_at(*n);
+                        rest = after;
+                        (of(a, part), *n as u64)
+                    })
+                    .collect();
+                let made = of_parts(a, parts.iter().map(|(c, n)| (c.as_str(), *n)));
+                assert_eq!(made.as_deref(), Some(of(a, &data).as_str()), "{a:?} {sizes:?}");
+            }
+        }
+        assert_eq!(of_parts(Algorithm::Sha256, std::iter::empty()), None);
+        assert_eq!(of_parts(Algorithm::Crc32, [("AAA", 1)].into_iter()), None);
     }
 
     #[test]

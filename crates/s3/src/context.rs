@@ -3,7 +3,8 @@
 
 use crate::acl::{AccessList, canonical_id};
 use crate::auth::Claim;
-use crate::errors::{S3Error, S3Result, err, no_such_bucket, no_such_key};
+use crate::checksum::Algorithm;
+use crate::errors::{S3Error, S3Result, err, invalid_request, no_such_bucket, no_such_key};
 use crate::layer::Inner;
 use crate::payload::{Guarded, Plan};
 use crate::policy::{Facts, Question, Verdict};
@@ -325,6 +326,22 @@ impl Cx {
         Ok(data)
     }
 
+    /// Sees to it that the body's checksum is of the algorithm that an upload was begun with. Errors: another one was sent.
+    pub fn want_checksum(&mut self, algorithm: Algorithm) -> S3Result<()> {
+        let Some((plan, _)) = self.body.get_mut().expect("no holder of this lock panics") else { return Ok(()) };
+        match plan.algorithm().filter(|a| *a != algorithm) {
+            Some(other) => Err(invalid_request(&format!(
+                "Checksum Type mismatch occurred, expected checksum Type: {}, actual checksum Type: {}",
+                algorithm.name().to_lowercase(),
+                other.name().to_lowercase()
+            ))),
+            None => {
+                plan.compute(algorithm);
+                Ok(())
+            }
+        }
+    }
+
     /// The body, checked while it passes. Errors: `MissingContentLength`.
     pub async fn upload_body(&mut self) -> S3Result<Guarded> {
         let (plan, body) = self.take_body().ok_or_else(|| err("MissingContentLength"))?;
@@ -452,7 +469,13 @@ impl Call<'_> {
             Rights::Granted => Environ { authorizer: None, is_owner: true, ..environ },
             Rights::Caller => Environ { authorizer: Some(environ.authorizer.clone().unwrap_or_else(|| Arc::new(RefuseAll))), ..environ },
         };
-        let environ = Environ { source: "S3", caller: self.cx.caller.clone(), internal: self.is_internal || environ.internal, ..environ };
+        let environ = Environ {
+            source: "S3",
+            caller: self.cx.caller.clone(),
+            internal: self.is_internal || environ.internal,
+            lock_settled: true,
+            ..environ
+        };
         req.extensions_mut().insert(environ);
         req
     }

@@ -4,7 +4,7 @@ use crate::auth::{EMPTY, SignedRequest, claim, looks_signed, query_pairs};
 use crate::context::{Cx, Rights};
 use crate::credentials::{Key, S3Credentials};
 use crate::errors::{S3Result, err, invalid_argument, not_implemented};
-use crate::notify::Notifier;
+use crate::notify::{EventOptions, Notifier};
 use crate::target::{Target, bucket_in_host, parse};
 use crate::{cors, ops, payload, website};
 use caelum_base::Env;
@@ -12,13 +12,13 @@ use caelum_object::env::{Req, Resp, SwiftPath, environ};
 use caelum_object::http::{Origin, Params, content_length, read_all, set, text};
 use caelum_object::proxy::InfoSource;
 use caelum_rest::{BaseUrl, Body, HttpService};
-use caelum_safeio::fetch::FetchPolicy;
 use caelum_swiftkit::to_hex;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use http_body::Body as _;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -47,8 +47,8 @@ pub struct S3Options {
     pub max_parts: u64,
     /// Objects are encrypted at rest, so that `AES256` may be asked for.
     pub is_encrypted: bool,
-    /// Where events may be sent; `None`: nowhere.
-    pub webhooks: Option<FetchPolicy>,
+    /// Where events may be sent.
+    pub events: EventOptions,
     /// How often buckets with lifecycle rules are looked at; `None`: never by itself.
     pub lifecycle_every: Option<Duration>,
     /// Names of the storage policies by index, so that the parts of uploads are kept as their bucket is.
@@ -68,7 +68,7 @@ impl Default for S3Options {
             min_part_size: 5 << 20,
             max_parts: 10_000,
             is_encrypted: false,
-            webhooks: None,
+            events: EventOptions::default(),
             lifecycle_every: Some(Duration::from_secs(3600)),
             policies: BTreeMap::new(),
         }
@@ -117,7 +117,7 @@ impl S3Layer {
 
     /// The same with its own type, for [`Self::lifecycle_run_once`].
     pub fn build(next: Arc<dyn HttpService>, deps: S3Deps) -> Arc<Self> {
-        let notifier = Notifier::new(deps.options.webhooks.clone());
+        let notifier = Notifier::new(deps.env.clone(), deps.options.events.clone());
         let stripes = (0..STRIPES).map(|_| Mutex::new(())).collect();
         let every = deps.options.lifecycle_every;
         let inner = Arc::new(Inner { next, deps, notifier, stripes });
@@ -232,7 +232,8 @@ impl Inner {
         }
         let needs_hash = claim.as_ref().is_some_and(crate::auth::Claim::needs_hash);
         check_headers(&headers, o)?;
-        let plan = payload::plan(&headers, context.filter(|_| needs_hash))?;
+        let completes = parts.method == Method::POST && query.iter().any(|(k, _)| k == "uploadId");
+        let plan = payload::plan(&about_body(&headers, completes), context.filter(|_| needs_hash))?;
         let (account, is_owner) = account_of(&target, key.as_ref(), &o.account_prefix)?;
         let caller = key.map(|k| Arc::new(k.caller));
         if let Some(e) = &mut origin.environ {
@@ -267,6 +268,18 @@ impl Inner {
             }
         }
     }
+}
+
+/// The headers that are about a request's body: with the end of an upload, checksums are the object's.
+fn about_body(headers: &HeaderMap, completes: bool) -> Cow<'_, HeaderMap> {
+    if !completes {
+        return Cow::Borrowed(headers);
+    }
+    let mut out = headers.clone();
+    for a in crate::checksum::ALL {
+        out.remove(a.header());
+    }
+    Cow::Owned(out)
 }
 
 /// Bodies up to this size, in bytes, are hashed before the signature is checked when a client has signed their hash

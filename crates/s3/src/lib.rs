@@ -34,6 +34,7 @@ mod xml;
 pub use credentials::{AnyCredentials, Ec2Keys, Key, KeystoneCredentials, S3Credentials, StaticCredentials};
 pub use layer::{S3Deps, S3Layer, S3Options};
 pub use lifecycle::Pass;
+pub use notify::{Broker, EventOptions, Webhooks};
 
 #[cfg(test)]
 mod tests;

@@ -33,6 +33,8 @@ pub struct Plan {
     pub length: Option<u64>,
     checksum: Option<(Algorithm, Option<String>)>,
     has_trailer: bool,
+    /// Nobody has said what the checksum is: it is computed, not compared.
+    is_own: bool,
 }
 
 enum Mode {
@@ -107,13 +109,13 @@ pub fn plan(headers: &HeaderMap, context: Option<SigningContext>) -> S3Result<Pl
     let checksum = in_header.map(|(a, v)| (a, Some(v))).or(trailer.map(|a| (a, None)));
     let length = number(headers, "content-length")?;
     let Some(hash) = text(headers, "x-amz-content-sha256") else {
-        return Ok(Plan { mode: Mode::Plain(None), length, checksum, has_trailer: false });
+        return Ok(Plan { mode: Mode::Plain(None), length, checksum, has_trailer: false, is_own: false });
     };
     if hash == "UNSIGNED-PAYLOAD" {
-        return Ok(Plan { mode: Mode::Plain(None), length, checksum, has_trailer: false });
+        return Ok(Plan { mode: Mode::Plain(None), length, checksum, has_trailer: false, is_own: false });
     }
     if is_sha256(hash) {
-        return Ok(Plan { mode: Mode::Plain(Some(hash.to_ascii_lowercase())), length, checksum, has_trailer: false });
+        return Ok(Plan { mode: Mode::Plain(Some(hash.to_ascii_lowercase())), length, checksum, has_trailer: false, is_own: false });
     }
     let (signed, with_trailer) = match hash {
         "STREAMING-UNSIGNED-PAYLOAD-TRAILER" => (false, true),
@@ -133,7 +135,7 @@ pub fn plan(headers: &HeaderMap, context: Option<SigningContext>) -> S3Result<Pl
         return Err(err("XAmzContentSHA256Mismatch").with("ClientComputedContentSHA256", hash));
     }
     let context = if signed { context.map(Box::new) } else { None };
-    Ok(Plan { mode: Mode::Chunked(context), length: Some(length), checksum, has_trailer: with_trailer })
+    Ok(Plan { mode: Mode::Chunked(context), length: Some(length), checksum, has_trailer: with_trailer, is_own: false })
 }
 
 /// What a guarded body failed of, for whoever answers the request it belonged to.
@@ -165,6 +167,18 @@ pub struct Guarded {
 }
 
 impl Plan {
+    /// Which checksum comes with the body.
+    pub fn algorithm(&self) -> Option<Algorithm> {
+        self.checksum.as_ref().map(|(a, _)| *a)
+    }
+
+    /// Has a checksum computed that nobody has sent.
+    pub fn compute(&mut self, algorithm: Algorithm) {
+        if self.checksum.is_none() {
+            (self.checksum, self.is_own) = (Some((algorithm, None)), true);
+        }
+    }
+
     /// Wraps a body. Errors: those of an empty body, which nobody may come to read.
     pub async fn guard(self, body: Body) -> S3Result<Guarded> {
         let length = self.length;
@@ -183,6 +197,7 @@ impl Plan {
             hash: hash.map(|_| Sha256::new()),
             checksum: self.checksum.map(|(a, v)| (a, a.hasher(), v)),
             has_trailer: self.has_trailer,
+            is_own: self.is_own,
             left: length,
             length,
             chunk: None,
@@ -229,6 +244,7 @@ struct Guard {
     hash: Option<Sha256>,
     checksum: Option<(Algorithm, Hasher, Option<String>)>,
     has_trailer: bool,
+    is_own: bool,
     /// Bytes of data still to come.
     left: Option<u64>,
     length: Option<u64>,
@@ -296,11 +312,13 @@ impl Guard {
         }
         if let Some((algorithm, h, expected)) = self.checksum.take() {
             let computed = h.finish();
-            let given = expected.ok_or_else(|| err("MalformedTrailerError"))?;
-            if computed != given {
+            if !self.is_own && expected.is_none() {
+                return Err(err("MalformedTrailerError"));
+            }
+            if expected.is_some_and(|given| computed != given) {
                 return Err(err("BadDigest").text(format!("The {} you specified did not match the calculated checksum.", algorithm.name())));
             }
-            if self.has_trailer {
+            if self.has_trailer || self.is_own {
                 let mut f = HeaderMap::new();
                 if let Ok(v) = HeaderValue::from_str(&stored_checksum(algorithm, "FULL_OBJECT", &computed)) {
                     f.insert(HeaderName::from_static(CHECKSUM_SYSMETA), v);
@@ -370,7 +388,7 @@ impl Guard {
     }
 
     async fn trailers(&mut self) -> S3Result<()> {
-        let wanted = self.checksum.as_ref().filter(|(_, _, v)| v.is_none()).map(|(a, _, _)| *a);
+        let wanted = self.checksum.as_ref().filter(|(_, _, v)| v.is_none() && !self.is_own).map(|(a, _, _)| *a);
         let (mut canonical, mut signature, mut seen) = (String::new(), None, 0);
         loop {
             let Some(raw) = self.reader.line(MAX_LINE).await.map_err(broken)? else {

@@ -1,6 +1,6 @@
 //! The one way out to an address a tenant chose.
 //!
-//! Invariants: only plain `http` to allowed ports; the name is resolved once, every address it
+//! Invariants: only `http`, and `https` where the policy has TLS, to allowed ports; the name is resolved once, every address it
 //! resolves to must be global (or on the operator's allow-list), and the connection goes to one
 //! of exactly those addresses, so a second DNS answer has no effect. Every redirect starts over.
 //! Size, time and number of redirects are limited. Nothing is kept; a crash loses the transfer.
@@ -14,7 +14,10 @@ use http::{Request, Uri, header};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+
+use crate::tls::Tls;
 
 /// What may be fetched, and how much.
 #[derive(Clone, Debug)]
@@ -26,6 +29,8 @@ pub struct FetchPolicy {
     /// For the whole transfer, redirects included.
     pub timeout: Duration,
     pub redirects_max: usize,
+    /// Speaks `https`; `None`: such URLs are refused.
+    pub tls: Option<Tls>,
 }
 
 impl Default for FetchPolicy {
@@ -36,6 +41,7 @@ impl Default for FetchPolicy {
             body_max_bytes: 64 << 30,
             timeout: Duration::from_secs(3600),
             redirects_max: 3,
+            tls: None,
         }
     }
 }
@@ -46,16 +52,33 @@ struct Target {
     uri: Uri,
     host: String,
     port: u16,
+    is_tls: bool,
 }
+
+impl Target {
+    /// Opens the connection, in the clear or not. What the host says of itself in a TLS handshake must fit its name.
+    async fn open(&self, policy: &FetchPolicy) -> Result<Box<dyn Stream>> {
+        let stream = connect(self, policy).await?;
+        match (&policy.tls, self.is_tls) {
+            (Some(tls), true) => Ok(Box::new(tls.connect(&self.host, stream).await?)),
+            (_, false) => Ok(Box::new(stream)),
+            (None, true) => Err(Error::invalid("The URL uses https, which this service cannot fetch.")),
+        }
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// Downloads `url`, giving each piece of the body to `sink`; returns the number of bytes.
 pub async fn fetch(url: &str, policy: &FetchPolicy, mut sink: impl FnMut(Bytes) -> Result<()>) -> Result<u64> {
     let transfer = async {
-        let mut target = parse(url)?;
+        let mut target = parse(url, policy)?;
         for _ in 0..=policy.redirects_max {
             match get(&target, policy, &mut sink).await? {
                 Reply::Done(n) => return Ok(n),
-                Reply::Redirect(location) => target = follow(&target, &location)?,
+                Reply::Redirect(location) => target = follow(&target, &location, policy)?,
             }
         }
         Err(Error::invalid("The URL redirects too often."))
@@ -67,16 +90,16 @@ pub async fn fetch(url: &str, policy: &FetchPolicy, mut sink: impl FnMut(Bytes) 
 }
 
 /// Whether a URL could be fetched or posted to at all: its form, not where it leads. Errors: `Invalid`.
-pub fn check_url(url: &str) -> Result<()> {
-    parse(url).map(|_| ())
+pub fn check_url(url: &str, policy: &FetchPolicy) -> Result<()> {
+    parse(url, policy).map(|_| ())
 }
 
 /// Sends `body` to `url` with the checks of [`fetch`]; returns the status. Redirects are not followed, and what the
 /// server says is not read. At most ten seconds.
 pub async fn post(url: &str, policy: &FetchPolicy, content_type: &str, body: Bytes) -> Result<u16> {
-    let target = parse(url)?;
+    let target = parse(url, policy)?;
     let exchange = async {
-        let stream = connect(&target, policy).await?;
+        let stream = target.open(policy).await?;
         let broken = |e: hyper::Error| Error::unavailable("The request failed.").caused_by(e);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let request = Request::post(target.uri.path_and_query().map_or("/", |p| p.as_str()))
@@ -105,7 +128,7 @@ enum Reply {
 }
 
 async fn get(target: &Target, policy: &FetchPolicy, sink: &mut impl FnMut(Bytes) -> Result<()>) -> Result<Reply> {
-    let stream = connect(target, policy).await?;
+    let stream = target.open(policy).await?;
     let broken = |e: hyper::Error| Error::unavailable("The download failed.").caused_by(e);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let path = target.uri.path_and_query().map_or("/", |p| p.as_str());
@@ -167,22 +190,23 @@ async fn connect(target: &Target, policy: &FetchPolicy) -> Result<TcpStream> {
     }
 }
 
-fn parse(url: &str) -> Result<Target> {
+fn parse(url: &str, policy: &FetchPolicy) -> Result<Target> {
     let bad = |why: &str| Error::invalid(format!("The URL {why}."));
     if url.len() > 2048 || !url.bytes().all(|b| b.is_ascii_graphic()) || url.contains(['\\', '#']) {
         return Err(bad("is too long or holds a character that is not allowed"));
     }
     let uri: Uri = url.parse().map_err(|e: http::uri::InvalidUri| bad("is invalid").caused_by(e))?;
-    match uri.scheme_str() {
-        Some("http") => {}
+    let is_tls = match uri.scheme_str() {
+        Some("http") => false,
+        Some("https") if policy.tls.is_some() => true,
         Some("https") => return Err(bad("uses https, which this service cannot fetch")),
         _ => return Err(bad("does not begin with http://")),
-    }
+    };
     let authority = uri.authority().ok_or_else(|| bad("has no host"))?;
     if authority.as_str().contains('@') {
         return Err(bad("holds credentials"));
     }
-    let port = authority.port_u16().unwrap_or(80);
+    let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
     let host = authority.host();
     let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
     let valid = match bare {
@@ -193,7 +217,7 @@ fn parse(url: &str) -> Result<Target> {
         return Err(bad("has an invalid host or port"));
     }
     let host = bare.unwrap_or(host).to_owned();
-    Ok(Target { uri, host, port })
+    Ok(Target { uri, host, port, is_tls })
 }
 
 /// A DNS name whose last label is not a number, so that `127.1`, `0x7f000001` and the like are not
@@ -205,12 +229,13 @@ fn is_name(host: &str) -> bool {
     host.len() <= 253 && labels_ok && !last.starts_with(|c: char| c.is_ascii_digit())
 }
 
-fn follow(from: &Target, location: &str) -> Result<Target> {
+fn follow(from: &Target, location: &str, policy: &FetchPolicy) -> Result<Target> {
     if location.starts_with('/') && !location.starts_with("//") {
         let authority = from.uri.authority().map_or("", |a| a.as_str());
-        return parse(&format!("http://{authority}{location}"));
+        let scheme = if from.is_tls { "https" } else { "http" };
+        return parse(&format!("{scheme}://{authority}{location}"), policy);
     }
-    parse(location)
+    parse(location, policy)
 }
 
 /// Whether an address belongs to the public Internet; addresses that embed an IPv4 address
@@ -247,6 +272,7 @@ mod tests {
 
     #[test]
     fn hostile_urls_are_refused() {
+        let policy = FetchPolicy::default();
         for url in [
             "http://127.1/",
             "http://0/",
@@ -277,9 +303,9 @@ mod tests {
             "",
             "http://",
         ] {
-            assert_eq!(parse(url).unwrap_err().kind, ErrorKind::Invalid, "{url}");
+            assert_eq!(parse(url, &policy).unwrap_err().kind, ErrorKind::Invalid, "{url}");
         }
-        assert_eq!(parse("HTTP://mirror.example:8080/x?y").unwrap().port, 8080);
+        assert_eq!(parse("HTTP://mirror.example:8080/x?y", &policy).unwrap().port, 8080);
     }
 
     #[test]
@@ -339,7 +365,7 @@ mod tests {
         let body = Bytes::from_static(b"{}");
         assert_eq!(post(&base, &open, "application/json", body.clone()).await.unwrap(), 204);
         assert_eq!(post(&base, &FetchPolicy::default(), "application/json", body).await.unwrap_err().kind, ErrorKind::Invalid);
-        assert!(check_url("http://127.1/").is_err() && check_url("http://a.example/x").is_ok());
+        assert!(check_url("http://127.1/", &open).is_err() && check_url("http://a.example/x", &open).is_ok());
     }
 
     #[tokio::test]

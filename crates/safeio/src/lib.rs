@@ -15,3 +15,4 @@ pub mod inspect;
 pub mod qemuimg;
 pub mod render;
 pub mod root;
+pub mod tls;

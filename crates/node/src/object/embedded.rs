@@ -17,7 +17,7 @@ use caelum_object::pipeline::{self, BeforeAuth, Options};
 use caelum_objserver::object::{ObjectServer, ObjectServerConfig};
 use caelum_objserver::{AccountServer, AccountServerConfig, ContainerServer};
 use caelum_rest::{HttpService, OpInfo, Server, ServerHandle};
-use caelum_s3::{AnyCredentials, KeystoneCredentials, S3Credentials, S3Deps, S3Layer, S3Options};
+use caelum_s3::{AnyCredentials, EventOptions, KeystoneCredentials, S3Credentials, S3Deps, S3Layer, S3Options};
 use caelum_swiftkit::{HashPath, Nodes, SwiftConf};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -56,7 +56,7 @@ impl ObjectStore {
             swift: swift.clone(),
             cache: None,
             validator: Some(identity.validator()),
-            before_auth: Some(s3(identity.keys(), &options)),
+            before_auth: Some(s3(identity.keys(), &options, super::events::of_settings(settings)?)),
             options,
         })?;
         let daemons = Daemons::start(&Parts {
@@ -106,7 +106,7 @@ impl ObjectStore {
 }
 
 /// The S3 API with the identity service's access keys.
-fn s3(keys: Arc<caelum_identity::Keys>, o: &Options) -> BeforeAuth {
+fn s3(keys: Arc<caelum_identity::Keys>, o: &Options, events: EventOptions) -> BeforeAuth {
     let keystone = KeystoneCredentials {
         keys: Arc::new(IdentityKeys(keys)),
         resellers: o.keystone.resellers.clone(),
@@ -114,7 +114,7 @@ fn s3(keys: Arc<caelum_identity::Keys>, o: &Options) -> BeforeAuth {
     };
     let is_encrypted = o.keymaster.is_some() && !o.disable_encryption;
     // Any region's name will do: it is part of what clients sign.
-    s3_layer(vec![Arc::new(keystone)], S3Options { region: String::new(), is_encrypted, ..S3Options::default() })
+    s3_layer(vec![Arc::new(keystone)], S3Options { region: String::new(), is_encrypted, events, ..S3Options::default() })
 }
 
 /// The S3 layer: signed requests anywhere, and everything below `/s3`. The users of tempauth may sign as well.

@@ -2,6 +2,7 @@
 
 mod daemons;
 mod embedded;
+mod events;
 mod keys;
 mod layout;
 mod swift;

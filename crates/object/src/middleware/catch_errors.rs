@@ -57,6 +57,7 @@ impl HttpService for CatchErrors {
             is_owner: false,
             source: "",
             internal: false,
+            lock_settled: false,
         };
         req.extensions_mut().insert(environ);
         if req.extensions().get::<BaseUrl>().is_none()

@@ -16,7 +16,7 @@ use crate::middleware::read_only::ReadOnly;
 use crate::middleware::staticweb::StaticWeb;
 use crate::middleware::tempurl::TempUrl;
 use crate::middleware::{About, AccessLog, CatchErrors, CrossDomain, Gatekeeper, HealthCheck, Info, ListingFormats, NameCheck};
-use crate::middleware::{Bulk, Copy, Dlo, ObjectVersioning, Slo, Symlink, VersionedWrites};
+use crate::middleware::{Bulk, Copy, Dlo, ObjectLock, ObjectVersioning, Slo, Symlink, VersionedWrites};
 use caelum_base::Result;
 use caelum_rest::{HttpService, TokenValidator};
 use caelum_ring::Rings;
@@ -54,7 +54,8 @@ impl<'a> Assembly<'a> {
     /// From the last layer to the first; `app` is what all of them lead to. Errors: `Invalid` for an option.
     pub fn build(mut self, app: Layer) -> Result<Layer> {
         let about = Arc::new(OnceLock::new());
-        let mut at: Layer = Arc::new(Info::new(Arc::new(Operations::new(app)), about.clone()));
+        let mut at: Layer = Arc::new(ObjectLock::new(app, self.a.info.clone(), self.a.env.clone()));
+        at = Arc::new(Info::new(Arc::new(Operations::new(at)), about.clone()));
         for filter in self.order.iter().rev() {
             at = self.layer(*filter, at)?;
         }

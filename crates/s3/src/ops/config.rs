@@ -140,14 +140,16 @@ pub async fn put(cx: &mut Cx, name: &str) -> S3Result<Resp> {
         Setting::Cors => cors::check(&body)?,
         Setting::Lifecycle => lifecycle::check(&body)?,
         Setting::Website => website::check(&body)?,
-        _ => notify::check(&body, cx.inner.deps.options.webhooks.as_ref())?,
+        _ => notify::check(&body, cx.inner.notifier.options())?,
     };
     // An empty notification configuration takes the old one away.
     let text = if element.children.is_empty() { String::new() } else { storable(&element.to_text(), false)? };
     cx.store_settings(&bucket, &[(k.setting, text)], &[]).await?;
     if k.setting == Setting::Lifecycle {
-        let _ = state;
         lifecycle::register(cx).await?;
+    }
+    if k.setting == Setting::Notification && cx.header("x-amz-skip-destination-validation") != Some("true") {
+        super::tell_first(cx, &state, &element).await;
     }
     Ok(nothing(200))
 }

@@ -137,7 +137,7 @@ pub async fn object(cx: &mut Cx) -> S3Result<Resp> {
     let etag = text(resp.headers(), "etag").map(|e| unquote_etag(e).to_string());
     let version = text(resp.headers(), "x-object-version-id").map(str::to_string);
     discard(resp).await;
-    tell(cx, &state, "ObjectCreated:Copy", &key, (Some(size), etag.as_deref(), version.as_deref()));
+    tell(cx, &state, "ObjectCreated:Copy", &key, (Some(size), etag.as_deref(), version.as_deref())).await;
     Ok(r)
 }
 

@@ -56,7 +56,9 @@ pub async fn remove(cx: &Cx, state: &Bucket, key: &str, version: Option<&str>) -
         }
     }
     super::lock::check_delete(cx, state, key, version).await?;
-    let manifest = manifest_query(cx, key, version).await?;
+    // A version that stays keeps its parts.
+    let keeps = version.is_none() && state.versioning() == Some(true);
+    let manifest = if keeps { Vec::new() } else { manifest_query(cx, key, version).await? };
     let mut call = cx.call(Method::DELETE, cx.bucket(), key).header("accept", "application/json");
     for (name, value) in &manifest {
         call = call.query(name, value);
@@ -80,15 +82,15 @@ pub async fn remove(cx: &Cx, state: &Bucket, key: &str, version: Option<&str>) -
     if text(&parts.headers, "x-object-current-version-id") == Some("null") {
         restore(cx, key).await;
     }
-    Ok(told(cx, state, key, version, &parts.headers))
+    Ok(told(cx, state, key, version, &parts.headers).await)
 }
 
-fn told(cx: &Cx, state: &Bucket, key: &str, version: Option<&str>, headers: &HeaderMap) -> Gone {
+async fn told(cx: &Cx, state: &Bucket, key: &str, version: Option<&str>, headers: &HeaderMap) -> Gone {
     let of = text(headers, "x-object-version-id").filter(|v| *v != "null").or(version).map(str::to_string);
     let keeps = version.is_none() && state.versioning() == Some(true);
     let was_marker = text(headers, "x-backend-content-type") == Some(DELETE_MARKER) || text(headers, "content-type") == Some(DELETE_MARKER);
     let name = if keeps { "ObjectRemoved:DeleteMarkerCreated" } else { "ObjectRemoved:Delete" };
-    tell(cx, state, name, key, (None, None, of.as_deref()));
+    tell(cx, state, name, key, (None, None, of.as_deref())).await;
     Gone { version: of, is_marker: keeps || was_marker }
 }
 

@@ -1,6 +1,7 @@
 //! Object lock: versions that may not be deleted for a time, or until a hold is lifted.
 //!
-//! The lock is metadata of the version that a POST may change; this layer alone keeps to it.
+//! The lock is metadata of the version that a POST may change. This layer decides what S3's clients may; for those of
+//! Swift's API, [`caelum_object::middleware::ObjectLock`] does.
 
 use super::object::{change, head};
 use super::{nothing, xml, xml_seconds};
@@ -11,39 +12,14 @@ use crate::xml::{Xml, parse};
 use caelum_base::Timestamp;
 use caelum_object::env::Resp;
 use caelum_object::http::{set, text};
+use caelum_object::middleware::object_lock::{HOLD, MODE, Protection, UNTIL, default_retention};
 use http::{HeaderMap, Method};
 use std::time::Duration;
 
 /// The setting of a bucket whose versions can be locked, without a default.
 pub const ENABLED: &str = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled></ObjectLockConfiguration>";
-const MODE: &str = "x-object-transient-sysmeta-s3api-lock-mode";
-/// Seconds since 1970.
-const UNTIL: &str = "x-object-transient-sysmeta-s3api-lock-until";
-const HOLD: &str = "x-object-transient-sysmeta-s3api-legal-hold";
 const MAX_BODY: usize = 10_240;
 const MAX_YEARS: u64 = 100;
-
-/// What protects a version.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Protection {
-    /// Mode, and until when in seconds since 1970.
-    pub retention: Option<(String, i64)>,
-    pub is_held: bool,
-}
-
-impl Protection {
-    pub fn of(headers: &HeaderMap) -> Self {
-        let until = text(headers, UNTIL).and_then(|t| t.parse().ok());
-        let retention = text(headers, MODE).map(str::to_string).zip(until);
-        Self { retention, is_held: text(headers, HOLD) == Some("ON") }
-    }
-
-    /// Whether the version must stay. `bypasses`: the caller may and wants to go round governance.
-    pub fn forbids(&self, now: Timestamp, bypasses: bool) -> bool {
-        let retained = self.retention.as_ref().is_some_and(|(mode, until)| *until > now.secs() && !(mode == "GOVERNANCE" && bypasses));
-        self.is_held || retained
-    }
-}
 
 fn time(text: &str) -> S3Result<i64> {
     let t = Timestamp::parse(text).ok_or_else(|| err("MalformedXML"))?;
@@ -69,10 +45,7 @@ fn check_retention(mode: &str, until: i64, now: Timestamp) -> S3Result<()> {
 
 /// The bucket's default: mode and seconds.
 fn default_of(state: &Bucket) -> Option<(String, u64)> {
-    let e = parse(state.setting(Setting::ObjectLock)?.as_bytes(), "ObjectLockConfiguration").ok()?;
-    let d = e.child("Rule")?.child("DefaultRetention")?;
-    let days = |n: &str, each: u64| d.text_of(n).and_then(|t| t.parse::<u64>().ok()).map(|n| n * each);
-    Some((d.text_of("Mode")?.to_string(), days("Days", 1).or_else(|| days("Years", 365))? * 86_400))
+    default_retention(state.setting(Setting::ObjectLock)?)
 }
 
 fn not_locked() -> crate::errors::S3Error {
@@ -122,6 +95,10 @@ pub async fn of_new_object(cx: &Cx, state: &Bucket, out: &mut HeaderMap) -> S3Re
     if let Some((mode, until)) = retention {
         set(out, MODE, mode);
         set(out, UNTIL, until.to_string());
+    }
+    let expires = ["x-delete-at", "x-delete-after"].iter().any(|n| cx.header(n).is_some());
+    if expires && Protection::of(out).forbids(cx.now(), false) {
+        return Err(invalid_request("An object that is locked cannot expire."));
     }
     Ok(())
 }
@@ -276,12 +253,6 @@ mod tests {
     #[test]
     fn what_forbids() {
         let now = Timestamp::from_secs(1000);
-        let p = |mode: &str, until, is_held| Protection { retention: Some((mode.into(), until)), is_held };
-        assert!(p("COMPLIANCE", 1001, false).forbids(now, true));
-        assert!(p("GOVERNANCE", 1001, false).forbids(now, false));
-        assert!(!p("GOVERNANCE", 1001, false).forbids(now, true));
-        assert!(!p("COMPLIANCE", 1000, false).forbids(now, false));
-        assert!(p("GOVERNANCE", 1, true).forbids(now, true), "a hold stands by itself");
         assert!(check_retention("COMPLIANCE", 1000, now).is_err());
         assert!(check_retention("OTHER", 2000, now).is_err());
         assert_eq!(check_retention("GOVERNANCE", i64::MAX, now).unwrap_err().code, "InvalidRetentionPeriod");

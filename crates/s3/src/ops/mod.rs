@@ -19,6 +19,8 @@ pub use parts::all_uploads;
 
 use crate::context::Cx;
 use crate::errors::{S3Result, err, not_implemented};
+use crate::notify::Event;
+use crate::state::{Bucket, Setting};
 use base64::Engine;
 use caelum_object::env::Resp;
 use caelum_object::http::{respond, set};
@@ -187,23 +189,38 @@ pub fn xml_seconds(seconds: i64) -> String {
 }
 
 /// Tells whoever wants to know.
-pub fn tell(cx: &Cx, state: &crate::state::Bucket, name: &str, key: &str, about: (Option<u64>, Option<&str>, Option<&str>)) {
-    let Some(config) = state.setting(crate::state::Setting::Notification) else { return };
-    let (size, etag, version_id) = about;
-    cx.inner.notifier.tell(
-        config,
-        &crate::notify::Event {
-            name,
-            bucket: cx.bucket(),
-            key,
-            size,
-            etag,
-            version_id,
-            user: &cx.user(),
-            time: cx.now(),
-            request_id: &cx.request_id,
-            region: cx.region(),
-            remote: cx.origin.environ.as_ref().and_then(|e| e.remote).map(|r| r.to_string()),
-        },
-    );
+pub async fn tell(cx: &Cx, state: &Bucket, name: &str, key: &str, about: (Option<u64>, Option<&str>, Option<&str>)) {
+    let Some(config) = state.setting(Setting::Notification) else { return };
+    let user = cx.user();
+    cx.inner.notifier.tell(config, &event(cx, state, &user, name, key, about)).await;
+}
+
+/// Tells those whom a new configuration names.
+async fn tell_first(cx: &Cx, state: &Bucket, config: &crate::xml::Element) {
+    let user = cx.user();
+    cx.inner.notifier.test(config, &event(cx, state, &user, "TestEvent", "", (None, None, None))).await;
+}
+
+fn event<'a>(
+    cx: &'a Cx,
+    state: &'a Bucket,
+    user: &'a str,
+    name: &'a str,
+    key: &'a str,
+    (size, etag, version_id): (Option<u64>, Option<&'a str>, Option<&'a str>),
+) -> Event<'a> {
+    Event {
+        name,
+        bucket: cx.bucket(),
+        key,
+        size,
+        etag,
+        version_id,
+        user,
+        owner: state.acl.owner.as_deref().unwrap_or(user),
+        time: cx.now(),
+        request_id: &cx.request_id,
+        region: cx.region(),
+        remote: cx.origin.environ.as_ref().and_then(|e| e.remote).map(|r| r.to_string()),
+    }
 }

@@ -15,7 +15,9 @@ use crate::xml::{Xml, parse};
 use base64::Engine;
 use caelum_object::env::Resp;
 use caelum_object::http::{ManifestHook, Ranges, read_all, set, text, unquote_etag};
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, Method};
+use http_body_util::BodyExt;
 use md5::{Digest, Md5};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -48,6 +50,7 @@ pub async fn create(cx: &mut Cx) -> S3Result<Resp> {
     if !matches!(kind.as_str(), "FULL_OBJECT" | "COMPOSITE") {
         return Err(invalid_argument("x-amz-checksum-type", &kind, "Value for x-amz-checksum-type header is invalid."));
     }
+    check_kind(algorithm, &kind, cx.header("x-amz-checksum-type").is_some())?;
     if let Some(a) = algorithm {
         set(&mut headers, ALGORITHM, format!("{};{kind}", a.name()));
     }
@@ -63,6 +66,28 @@ pub async fn create(cx: &mut Cx) -> S3Result<Resp> {
         set(r.headers_mut(), "x-amz-checksum-type", kind);
     }
     Ok(r)
+}
+
+/// Only a CRC can be told from those of parts, and CRC64NVME is told in no other way.
+fn check_kind(algorithm: Option<Algorithm>, kind: &str, is_asked: bool) -> S3Result<()> {
+    let fits = match algorithm {
+        None if is_asked => {
+            return Err(invalid_request("The x-amz-checksum-type header can only be used with the x-amz-checksum-algorithm header."));
+        }
+        None => true,
+        Some(Algorithm::Sha1 | Algorithm::Sha256) => kind == "COMPOSITE",
+        Some(Algorithm::Crc64Nvme) => kind == "FULL_OBJECT",
+        Some(Algorithm::Crc32 | Algorithm::Crc32c) => true,
+    };
+    let name = algorithm.map_or("", Algorithm::name).to_lowercase();
+    let text = format!("The {kind} checksum type cannot be used with the {name} checksum algorithm.");
+    if fits { Ok(()) } else { Err(invalid_request(&text)) }
+}
+
+/// What the upload was begun with.
+fn algorithm_of(upload: &HeaderMap) -> Option<(Algorithm, &str)> {
+    let (name, kind) = text(upload, ALGORITHM)?.split_once(';')?;
+    Some((Algorithm::by_name(name)?, kind))
 }
 
 /// The container for parts has the bucket's policy and lists.
@@ -136,10 +161,14 @@ pub async fn upload_part(cx: &mut Cx) -> S3Result<Resp> {
     }
     let number = part_number(cx)?;
     cx.authorize("s3:PutObject", Some(&key), Need::Bucket("WRITE")).await?;
-    upload(cx).await?;
+    // Once completed, the parts are an object's data.
+    let Some(begun) = marker(cx).await? else { return Err(no_such_upload(&upload_id(cx)?)) };
     let name = format!("{key}/{}/{number}", upload_id(cx)?);
     if cx.headers.contains_key("x-amz-copy-source") {
         return copy_part(cx, &name).await;
+    }
+    if let Some((a, _)) = algorithm_of(&begun) {
+        cx.want_checksum(a)?;
     }
     let g = cx.upload_body().await?;
     if g.length.is_some_and(|l| l > 5 << 30) {
@@ -239,21 +268,73 @@ fn combined_etag(parts: &[Part]) -> String {
     format!("{}-{}", caelum_swiftkit::to_hex(&h.finalize()), parts.len())
 }
 
-/// The checksum of the whole that the parts' checksums make, when the upload is to have one.
-fn combined_checksum(upload: &HeaderMap, parts: &[Part], headers: &HeaderMap) -> S3Result<Option<String>> {
-    let Some((name, kind)) = text(upload, ALGORITHM).and_then(|t| t.split_once(';')) else { return Ok(None) };
-    let Some(a) = Algorithm::by_name(name) else { return Ok(None) };
-    if kind == "FULL_OBJECT" {
-        // The checksum of the whole cannot be told from parts that are not read again; what the client says is kept.
-        return Ok(text(headers, a.header()).filter(|v| a.accepts(v)).map(|v| stored_checksum(a, kind, v)));
+/// Parts that are looked at at the same time.
+const PARTS_AT_ONCE: usize = 8;
+
+/// The checksum and the size of a part that is there. One that was stored without a checksum (copied, or uploaded by
+/// Swift's API) is read.
+async fn part_facts(cx: &Cx, name: String, a: Algorithm) -> S3Result<(String, u64)> {
+    let segments = cx.segments();
+    let missing = || err("InvalidPart");
+    let resp = cx.call(Method::HEAD, &segments, &name).granted().send().await;
+    let resp = match cx.expect(resp, Subject::Bucket(cx.bucket())).await {
+        Ok(r) => r,
+        Err(e) if is_absent(&e) => return Err(missing()),
+        Err(e) => return Err(e),
+    };
+    let size = text(resp.headers(), "content-length").and_then(|t| t.parse().ok()).unwrap_or(0);
+    let stored = text(resp.headers(), CHECKSUM_SYSMETA).and_then(crate::payload::parse_stored).filter(|(b, ..)| *b == a);
+    if let Some((_, _, v)) = stored {
+        return Ok((v.to_string(), size));
     }
-    let mut h = a.hasher();
-    for p in parts {
-        let Some((given, value)) = &p.checksum else { return Ok(None) };
-        let bytes = base64::engine::general_purpose::STANDARD.decode(value).ok().filter(|_| *given == a && a.accepts(value));
-        h.update(&bytes.ok_or_else(|| err("InvalidPart").with("PartNumber", p.number.to_string()))?);
+    let resp = cx.call(Method::GET, &segments, &name).granted().send().await;
+    let mut body = cx.expect(resp, Subject::Bucket(cx.bucket())).await?.into_body();
+    let (mut h, mut n) = (a.hasher(), 0);
+    while let Some(frame) = body.frame().await {
+        if let Some(data) = frame.map_err(|_| err("ServiceUnavailable"))?.data_ref() {
+            n += data.len() as u64;
+            h.update(data);
+        }
     }
-    Ok(Some(stored_checksum(a, kind, &format!("{}-{}", h.finish(), parts.len()))))
+    if n == size { Ok((h.finish(), size)) } else { Err(err("ServiceUnavailable")) }
+}
+
+/// The checksum of the whole that those of the stored parts make, when the upload is to have one; what the client says
+/// of it, of the parts and of the size must fit.
+async fn combined_checksum(cx: &Cx, upload: &HeaderMap, id: &str, parts: &[Part]) -> S3Result<Option<String>> {
+    let Some((a, kind)) = algorithm_of(upload) else { return Ok(None) };
+    let mut facts: Vec<(String, u64)> = Vec::with_capacity(parts.len());
+    for some in parts.chunks(PARTS_AT_ONCE) {
+        let mut running: Vec<BoxFuture<'_, S3Result<(String, u64)>>> = Vec::with_capacity(PARTS_AT_ONCE);
+        for p in some {
+            running.push(Box::pin(part_facts(cx, format!("{}/{id}/{}", cx.key(), p.number), a)));
+        }
+        facts.extend(futures_util::future::try_join_all(running).await?);
+    }
+    let odd = parts.iter().zip(&facts).find(|(p, (v, _))| p.checksum.as_ref().is_some_and(|(b, given)| *b != a || given != v));
+    if let Some((p, _)) = odd {
+        return Err(err("InvalidPart").with("UploadId", id).with("PartNumber", p.number.to_string()));
+    }
+    let size: u64 = facts.iter().map(|(_, n)| n).sum();
+    if let Some(said) = cx.header("x-amz-mp-object-size").filter(|t| t.parse() != Ok(size)) {
+        let text = format!("The provided 'x-amz-mp-object-size' header value {said} does not match what was computed: {size}");
+        return Err(invalid_request(&text));
+    }
+    let value = if kind == "FULL_OBJECT" {
+        let whole = crate::checksum::of_parts(a, facts.iter().map(|(v, n)| (v.as_str(), *n)));
+        whole.ok_or_else(|| err("InternalError"))?
+    } else {
+        let mut h = a.hasher();
+        for (v, _) in &facts {
+            h.update(&base64::engine::general_purpose::STANDARD.decode(v).map_err(|_| err("InternalError"))?);
+        }
+        format!("{}-{}", h.finish(), parts.len())
+    };
+    let given = cx.header(a.header()).map(|g| g.split('-').next().unwrap_or(g));
+    if given.is_some_and(|g| value.split('-').next() != Some(g)) {
+        return Err(err("BadDigest").text(format!("The {} you specified did not match the calculated checksum.", a.name())));
+    }
+    Ok(Some(stored_checksum(a, kind, &value)))
 }
 
 const TOO_SMALL: &str = "EntityTooSmall";
@@ -320,7 +401,7 @@ pub async fn complete(cx: &mut Cx) -> S3Result<Resp> {
         let same = text(&head, ETAG_SYSMETA) == Some(etag.as_str());
         return if same { Ok(completed(cx, &etag, text(&head, CHECKSUM_SYSMETA))) } else { Err(no_such_upload(&id)) };
     }
-    let checksum = combined_checksum(&head, &parts, &cx.headers)?;
+    let checksum = combined_checksum(cx, &head, &id, &parts).await?;
     let mut headers = object_headers(&head, &id, &etag);
     if let Some(c) = &checksum {
         set(&mut headers, CHECKSUM_SYSMETA, c);
@@ -339,7 +420,7 @@ pub async fn complete(cx: &mut Cx) -> S3Result<Resp> {
     answer_headers(&resp, r.headers_mut());
     let gone = cx.call(Method::DELETE, &cx.segments(), &format!("{key}/{id}")).granted().send().await;
     discard(gone).await;
-    tell(cx, &state, "ObjectCreated:CompleteMultipartUpload", &key, (None, Some(&etag), text(&resp, "x-object-version-id")));
+    tell(cx, &state, "ObjectCreated:CompleteMultipartUpload", &key, (None, Some(&etag), text(&resp, "x-object-version-id"))).await;
     Ok(r)
 }
 
@@ -383,6 +464,11 @@ pub async fn abort_upload(cx: &Cx, key: &str, id: &str) -> S3Result<()> {
     let resp = delete(format!("{key}/{id}")).await;
     if resp.status() != http::StatusCode::NOT_FOUND {
         discard(cx.expect(resp, Subject::Bucket(cx.bucket())).await?).await;
+    }
+    // A marker that stayed behind after the upload was completed is all that goes.
+    let head = cx.call(Method::HEAD, cx.bucket(), key).granted().header("x-newest", "true").send().await;
+    if text(head.headers(), UPLOAD_ID_SYSMETA) == Some(id) {
+        return Ok(());
     }
     let mut last = String::new();
     loop {

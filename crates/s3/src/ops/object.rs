@@ -11,6 +11,7 @@ use crate::tags;
 use crate::xml::Xml;
 use caelum_object::env::Resp;
 use caelum_object::http::{Ranges, content_range, http_date, parse_http_date, set, text, unquote_etag};
+use caelum_object::middleware::Protection;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 /// The tag that S3's clients see of a multipart object: `<md5>-<parts>`.
@@ -198,7 +199,7 @@ pub async fn put(cx: &mut Cx) -> S3Result<Resp> {
     answer_headers(resp.headers(), r.headers_mut());
     let version = text(resp.headers(), "x-object-version-id").map(str::to_string);
     discard(resp).await;
-    tell(cx, &state, "ObjectCreated:Put", &key, (size, etag.as_deref(), version.as_deref()));
+    tell(cx, &state, "ObjectCreated:Put", &key, (size, etag.as_deref(), version.as_deref())).await;
     Ok(r)
 }
 
@@ -378,6 +379,10 @@ pub async fn change(cx: &Cx, state: &Bucket, headers: &HeaderMap, changes: &[(&s
             None => drop(new.remove(*name)),
         }
     }
+    if Protection::of(&new).forbids(cx.now(), false) {
+        // What is locked does not expire.
+        new.remove("x-delete-at");
+    }
     let version = version_id(cx, state)?.filter(|v| v != "null");
     let call = match version.as_deref().and_then(caelum_swiftkit::Timestamp::parse) {
         Some(v) if state.has_versions() => {
@@ -421,7 +426,7 @@ pub async fn put_acl(cx: &mut Cx) -> S3Result<Resp> {
         None => AccessList::from_xml(&body, &owner)?,
     };
     change(cx, &state, &headers, &[(OBJECT_ACL_LATER, Some(list.to_stored()?))]).await?;
-    tell(cx, &state, "ObjectAcl:Put", &key, (None, None, None));
+    tell(cx, &state, "ObjectAcl:Put", &key, (None, None, None)).await;
     Ok(nothing(200))
 }
 

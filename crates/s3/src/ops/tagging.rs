@@ -50,7 +50,7 @@ pub async fn put_object(cx: &mut Cx) -> S3Result<Resp> {
     let text = tags::to_query(&tags::from_xml(&body, MAX_OBJECT_TAGS)?);
     let headers = head(cx, &state).await?;
     change(cx, &state, &headers, &[(OBJECT_TAGS, Some(text).filter(|t| !t.is_empty()))]).await?;
-    tell(cx, &state, "ObjectTagging:Put", cx.key(), (None, None, None));
+    tell(cx, &state, "ObjectTagging:Put", cx.key(), (None, None, None)).await;
     Ok(nothing(200))
 }
 
@@ -58,6 +58,6 @@ pub async fn delete_object(cx: &mut Cx) -> S3Result<Resp> {
     let state = allowed(cx, "s3:DeleteObjectTagging").await?;
     let headers = head(cx, &state).await?;
     change(cx, &state, &headers, &[(OBJECT_TAGS, None)]).await?;
-    tell(cx, &state, "ObjectTagging:Delete", cx.key(), (None, None, None));
+    tell(cx, &state, "ObjectTagging:Delete", cx.key(), (None, None, None)).await;
     Ok(nothing(204))
 }

@@ -1,14 +1,16 @@
 //! The layer over copies, large objects, versions and a store in memory.
 
 mod access;
+mod locks;
 mod objects;
+mod ossa;
 mod settings;
 
 use crate::sign::sign;
 use crate::{Key, S3Deps, S3Layer, S3Options, StaticCredentials};
 use caelum_base::{Env, ManualClock, Secret, SeededRng, Timestamp};
 use caelum_object::env::{Authorizer, Caller, Environ, Req, Resp};
-use caelum_object::middleware::{Copy, ObjectVersioning, Slo, SloConfig, Symlink};
+use caelum_object::middleware::{Copy, ObjectLock, ObjectVersioning, Slo, SloConfig, Symlink};
 use caelum_object::testing::FakeStore;
 use caelum_rest::HttpService;
 use caelum_swiftkit::{HashPath, Policies};
@@ -60,7 +62,8 @@ impl Cloud {
         let clock = Arc::new(ManualClock::at(Timestamp::parse("2020-09-13T12:00:00Z").unwrap()));
         let env = Env { clock: clock.clone(), rng: Arc::new(SeededRng::new(7)) };
         let info = Arc::new(store.clone());
-        let mut at: Arc<dyn HttpService> = Arc::new(Symlink::new(store.service()));
+        let mut at: Arc<dyn HttpService> = Arc::new(ObjectLock::new(store.service(), info.clone(), env.clone()));
+        at = Arc::new(Symlink::new(at));
         at = Arc::new(ObjectVersioning::new(at, info.clone(), Arc::new(Policies::default()), env.clone()));
         let hash = HashPath { prefix: Vec::new(), suffix: b"endcap".to_vec() };
         at = Arc::new(Slo::new(at, info, hash, env.clone(), SloConfig { allow_async_delete: false, ..SloConfig::default() }));
@@ -100,6 +103,14 @@ impl Cloud {
             Environ { internal: false, authorizer: Some(Arc::new(Refuse)), remote: Some(remote), ..Environ::internal("tx-test", "") };
         req.extensions_mut().insert(environ);
         req
+    }
+
+    /// As Swift's API, by whoever owns the account.
+    pub async fn swift(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut req = self.request(method, target, headers, body.as_bytes());
+        let environ = Environ { internal: false, ..Environ::internal("tx-test", "") };
+        req.extensions_mut().insert(environ);
+        self.raw(req).await
     }
 
     pub async fn raw(&self, req: Req) -> Answer {

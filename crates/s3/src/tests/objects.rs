@@ -295,7 +295,7 @@ async fn uploads_end_or_are_refused() {
 }
 
 #[tokio::test]
-async fn presigned_urls_cover_what_they_say() {
+async fn ossa_2026_030_presigned_urls_cover_what_they_say() {
     // OSSA-2026-030 end to end: a header that the signature does not cover is refused before anything is looked up.
     let c = Cloud::new();
     c.ok("PUT", "/bucket", &[], "").await;
@@ -348,4 +348,42 @@ async fn a_hash_that_is_signed_but_not_named() {
     let big = vec![b'x'; (1 << 20) + 1];
     assert_eq!(send("PUT", "/bucket/k", &big, &big).await, "InvalidRequest");
     assert_eq!(send("PUT", "/bucket/k", &big[1..], &big[1..]).await, "200");
+}
+
+#[tokio::test]
+async fn checksums_of_whole_uploads() {
+    let c = Cloud::new();
+    c.ok("PUT", "/bucket", &[], "").await;
+    c.ok("PUT", "/bucket/src", &[], "copied").await;
+    let data = ["hello", "a second part", "copied"];
+    let whole = of(Algorithm::Crc64Nvme, data.concat().as_bytes());
+    let id = begin(&c, "k", &[("x-amz-checksum-algorithm", "CRC64NVME")]).await;
+    let at = |n: usize| format!("/bucket/k?partNumber={n}&uploadId={id}");
+    let sum = of(Algorithm::Crc64Nvme, data[0].as_bytes());
+    // With the client's checksum, without one, and copied.
+    let e1 = c.ok("PUT", &at(1), &[("x-amz-checksum-crc64nvme", &sum)], data[0]).await.header("etag").to_string();
+    let e2 = c.ok("PUT", &at(2), &[], data[1]).await.header("etag").to_string();
+    let e3 = c.ok("PUT", &at(3), &[("x-amz-copy-source", "bucket/src")], "").await.tag("ETag").unwrap();
+    let other = of(Algorithm::Crc32, b"x");
+    assert_eq!(c.code("owner", "PUT", &at(4), &[("x-amz-checksum-crc32", &other)], "x").await, "InvalidRequest");
+    let body = complete(&[(1, &e1), (2, &e2), (3, &e3)]);
+    let finish = format!("/bucket/k?uploadId={id}");
+    assert_eq!(c.code("owner", "POST", &finish, &[("x-amz-checksum-crc64nvme", &sum)], &body).await, "BadDigest");
+    assert_eq!(c.code("owner", "POST", &finish, &[("x-amz-mp-object-size", "3")], &body).await, "InvalidRequest");
+    let wrong = body.replacen("</Part>", "<ChecksumCRC64NVME>AAAAAAAAAAA=</ChecksumCRC64NVME></Part>", 1);
+    assert_eq!(c.code("owner", "POST", &finish, &[], &wrong).await, "InvalidPart");
+    let done = c.ok("POST", &finish, &[("x-amz-checksum-crc64nvme", &whole), ("x-amz-mp-object-size", "24")], &body).await;
+    assert_eq!(
+        (done.tag("ChecksumCRC64NVME").as_deref(), done.tag("ChecksumType").as_deref()),
+        (Some(whole.as_str()), Some("FULL_OBJECT"))
+    );
+    let head = c.ok("HEAD", "/bucket/k", &[("x-amz-checksum-mode", "ENABLED")], "").await;
+    assert_eq!((head.header("x-amz-checksum-crc64nvme"), head.header("x-amz-checksum-type")), (whole.as_str(), "FULL_OBJECT"));
+    for (algorithm, kind) in [("SHA256", "FULL_OBJECT"), ("CRC64NVME", "COMPOSITE")] {
+        let asked = [("x-amz-checksum-algorithm", algorithm), ("x-amz-checksum-type", kind)];
+        assert_eq!(c.code("owner", "POST", "/bucket/n?uploads", &asked, "").await, "InvalidRequest");
+    }
+    assert_eq!(c.code("owner", "POST", "/bucket/n?uploads", &[("x-amz-checksum-type", "COMPOSITE")], "").await, "InvalidRequest");
+    // What is an object's data by now is not replaced.
+    assert_eq!(c.code("owner", "PUT", &at(1), &[], "other").await, "NoSuchUpload");
 }

@@ -8,6 +8,7 @@ use crate::http::{
     set_path_and_query, text, unquote_etag,
 };
 use crate::middleware::common::{allow_reserved, sibling, unquote};
+use crate::middleware::object_lock;
 use crate::middleware::symlink::{
     ALLOW_RESERVED, SYMLOOP_EXTEND, TARGET_ACCOUNT_HEADER, TARGET_BYTES_SYSMETA, TARGET_ETAG_SYSMETA, TARGET_HEADER,
 };
@@ -354,6 +355,7 @@ impl Versioned<'_> {
         // and keeps the data.
         let (environ, method, _) = question(&req)?;
         ask(&environ, &method, &place, None).await?;
+        object_lock::check_version((&self.layer.next, &self.cx.own, &environ), &self.info, &place, self.layer.env.now()).await?;
         let current = self.current().await?;
         let mut current_id = "null".to_string();
         let is_current = current.as_deref() == Some(format!("{versions}/{name}").as_str());

@@ -143,7 +143,7 @@ impl Cluster {
 }
 
 fn anyone() -> Environ {
-    Environ { trans_id: "tx1".into(), remote: None, caller: None, authorizer: None, is_owner: false, source: "", internal: false }
+    Environ { is_owner: false, internal: false, ..Environ::internal("tx1", "") }
 }
 
 struct Answer {
