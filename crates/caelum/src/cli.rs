@@ -86,6 +86,15 @@ pub enum Command {
         /// Daemons: one pass, then end.
         #[arg(long)]
         once: bool,
+        /// Object daemons: only these devices of this node, separated by commas
+        #[arg(long, value_delimiter = ',')]
+        devices: Vec<String>,
+        /// Object daemons: only these partitions
+        #[arg(long, value_delimiter = ',')]
+        partitions: Vec<u32>,
+        /// Object daemons: only the storage policies of these numbers
+        #[arg(long, value_delimiter = ',')]
+        policies: Vec<u32>,
         /// proxy, account-server, container-server, object-server, or a daemon such as object-replicator
         role: String,
     },

@@ -9,7 +9,6 @@ mod up;
 use caelum_base::Result;
 use clap::Parser;
 use cli::{Cli, Command, ConfigCommand};
-use std::path::Path;
 use std::process::ExitCode;
 
 /// Requests allocate on many threads at once; the C library's allocator took a fifth of a small upload's time.
@@ -52,7 +51,15 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Config { command } => config(command),
         Command::Demo { data, image, keep } => demo::run(data.as_deref(), image.as_deref(), *keep),
         Command::Ring { args } => Ok(caelum_ring::cli::main(args)),
-        Command::Object { swift_dir, config, once, role } => object(swift_dir, config.as_deref(), *once, role),
+        Command::Object { swift_dir, config, once, devices, partitions, policies, role } => object(caelum_node::SwiftNode {
+            swift_dir: swift_dir.clone(),
+            config: config.clone(),
+            role: role.clone(),
+            once: *once,
+            devices: devices.clone(),
+            partitions: partitions.clone(),
+            policies: policies.clone(),
+        }),
         Command::Operations => operations(),
     }
 }
@@ -72,9 +79,7 @@ fn config(command: &ConfigCommand) -> Result<ExitCode> {
 }
 
 /// One process of a cluster made of Swift's files, until a signal.
-fn object(swift_dir: &Path, config: Option<&Path>, once: bool, role: &str) -> Result<ExitCode> {
-    let node =
-        caelum_node::SwiftNode { swift_dir: swift_dir.to_path_buf(), config: config.map(Path::to_path_buf), role: role.to_string(), once };
+fn object(node: caelum_node::SwiftNode) -> Result<ExitCode> {
     up::runtime()?.block_on(async move {
         let (stop, stopped) = tokio::sync::watch::channel(false);
         tokio::spawn(async move {

@@ -204,6 +204,8 @@ fn options(settings: &Settings) -> Result<Options> {
     // The servers are in this process: there is no network to lose an answer on, only a slow disk.
     o.proxy.node_timeout = Duration::from_secs(60);
     o.proxy.recoverable_node_timeout = Duration::from_secs(60);
+    // A disk that is gone says so at once; one that is back is to be used at once.
+    o.proxy.error_suppression_interval = Duration::from_secs(5);
     Ok(o)
 }
 

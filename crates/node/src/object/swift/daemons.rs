@@ -145,11 +145,16 @@ fn object_config(c: &Common, s: &Section, interval: u64) -> Result<Config> {
     o.files_per_second = s.number("files_per_second", o.files_per_second)?;
     o.bytes_per_second = s.number("bytes_per_second", o.bytes_per_second)?;
     o.recon_cache = Some(s.str("recon_cache_path", "/var/cache/swift").into());
+    o.handoffs_only = s.yes("handoffs_only", o.handoffs_first);
+    o.rebuild_handoff_node_count = s.number("rebuild_handoff_node_count", o.rebuild_handoff_node_count)?;
+    o.relinks_per_second = s.number("files_per_second", o.relinks_per_second)?;
+    o.clobber_hardlink_collisions = s.yes("clobber_hardlink_collisions", false);
+    (o.only_devices, o.only_partitions, o.only_policies) = (c.devices.clone(), c.partitions.clone(), c.policies.clone());
     Ok(o)
 }
 
 async fn objects(c: &Common, role: &str, once: bool, stop: watch::Receiver<bool>) -> Result<()> {
-    let s = c.conf.section(role)?;
+    let s = c.conf.section(if role.starts_with("object-relink") { "object-relinker" } else { role })?;
     let every = if matches!(role, "object-updater" | "object-expirer") { 300 } else { 30 };
     let o = object_config(c, &s, every)?;
     let done = |stats: &dyn Debug| tracing::info!(role, ?stats, "pass");
@@ -170,7 +175,7 @@ async fn objects(c: &Common, role: &str, once: bool, stop: watch::Receiver<bool>
                 processes: s.number("processes", 0)?,
                 process: s.number("process", 0)?,
                 reclaim_age: s.seconds("reclaim_age", Duration::from_secs(7 * 86_400))?,
-                delays: Vec::new(),
+                delays: expirer::delays(s.options.iter().map(|(k, v)| (k.as_str(), v.as_str())))?,
             };
             if once {
                 done(&expirer::run_once(&o, &expiry).await);

@@ -56,6 +56,10 @@ pub struct SwiftNode {
     pub role: String,
     /// Daemons: one pass, then the end.
     pub once: bool,
+    /// Object daemons work on these of their devices, partitions and policies only; empty: on all.
+    pub devices: Vec<String>,
+    pub partitions: Vec<u32>,
+    pub policies: Vec<u32>,
 }
 
 /// What every role works with.
@@ -66,6 +70,10 @@ struct Common {
     nodes: Nodes,
     env: Env,
     conf: Conf,
+    /// What the daemon is limited to.
+    devices: Vec<String>,
+    partitions: Vec<u32>,
+    policies: Vec<u32>,
 }
 
 fn open(node: &SwiftNode) -> Result<Common> {
@@ -81,7 +89,17 @@ fn open(node: &SwiftNode) -> Result<Common> {
     let rings = Rings::open(&node.swift_dir, &swift.policies)?;
     let app = conf.section("DEFAULT")?;
     let nodes = Nodes::new(app.seconds("conn_timeout", Duration::from_millis(500))?);
-    Ok(Common { swift_dir: node.swift_dir.clone(), swift: Arc::new(swift), rings, nodes, env: Env::system(), conf })
+    Ok(Common {
+        swift_dir: node.swift_dir.clone(),
+        swift: Arc::new(swift),
+        rings,
+        nodes,
+        env: Env::system(),
+        conf,
+        devices: node.devices.clone(),
+        partitions: node.partitions.clone(),
+        policies: node.policies.clone(),
+    })
 }
 
 fn config_path(node: &SwiftNode) -> PathBuf {
