@@ -148,10 +148,14 @@ impl ObjectLock {
 
     async fn check(&self, r: &mut Asked) -> Result<(), Resp> {
         let (own, kind) = kind(r.path.container.as_deref().unwrap_or_default());
+        let is_container = r.path.object.is_none();
+        if is_container && !(kind == Kind::Own && changes_versioning(&r.parts.headers)) {
+            return Ok(());
+        }
         let info = self.info.container_info(&r.environ.preauthorized("OL"), &r.path.account, own).await;
         let Some(setting) = setting(&info) else { return Ok(()) };
-        if r.path.object.is_none() {
-            return if kind == Kind::Own && changes_versioning(&r.parts.headers) { Err(error_plain(409, VERSIONING)) } else { Ok(()) };
+        if is_container {
+            return Err(error_plain(409, VERSIONING));
         }
         match r.parts.method {
             _ if kind == Kind::Segments => match self.there(r).await? {
