@@ -4,6 +4,7 @@
 //! A caller whose rights come from a trust or a restricted application credential may not make or
 //! change credentials: they would outlive the delegation.
 
+use super::ec2_tokens::is_of_key;
 use super::fields::{Cx, Fields, merge_extra};
 use super::lists::{load, reply, url};
 use super::rules::{ADMIN_SYSTEM_READER_OR_OWNER, CREDENTIAL_SHOW, CREDENTIAL_WRITE, EC2_WRITE, ruled};
@@ -64,9 +65,22 @@ fn target(c: &Credential) -> Value {
     json!({"credential": {"id": c.id, "user_id": c.user_id, "type": c.kind, "project_id": c.project_id}})
 }
 
+/// Credentials hold secrets that are good for more than a delegated token is. Errors: `Forbidden` for a token of a trust,
+/// an application credential or an EC2 key.
+fn primary_only(cx: &Cx) -> Result<()> {
+    let auth = cx.auth();
+    if auth.trust_id.is_some() || auth.application_credential_id.is_some() || is_of_key(&auth.methods) {
+        return Err(forbidden("Delegated tokens cannot access credentials directly."));
+    }
+    Ok(())
+}
+
 /// Errors: `Forbidden` for a delegated token that must not make lasting secrets.
 pub async fn not_delegated(cx: &Cx) -> Result<()> {
     let auth = cx.auth();
+    if is_of_key(&auth.methods) {
+        return Err(forbidden("A token of an EC2 key cannot do this."));
+    }
     if auth.trust_id.is_some() {
         return Err(forbidden("A token of a trust cannot do this."));
     }
@@ -99,6 +113,7 @@ async fn find(cx: &Cx) -> Result<Stored<Credential>> {
 async fn credential_list(cx: Cx) -> Result<Reply> {
     // Each row is asked for itself.
     cx.filtered();
+    primary_only(&cx)?;
     let rows: Vec<Credential> = load(&cx, &[("user_id", "user_id"), ("type", "type")], Vec::new()).await?;
     let mut views = Vec::new();
     for c in &rows {
@@ -140,7 +155,7 @@ async fn credential_create(mut cx: Cx) -> Result<Reply> {
     let blob = blob_of(&mut f)?.ok_or_else(|| Error::invalid("'blob' is a required property"))?;
     let mut c = Credential { id: cx.env.hex_id(), user_id, project_id, kind, encrypted_blob: String::new(), extra: Extra::new() };
     guard(&cx, &target(&c))?;
-    not_delegated(&cx).await?;
+    primary_only(&cx)?;
     if c.kind == "ec2" {
         if c.project_id.is_none() {
             return Err(Error::invalid("'project_id' is a required property of an ec2 credential"));
@@ -179,12 +194,13 @@ async fn insert(cx: &Cx, c: Credential) -> Result<Credential> {
 
 async fn credential_show(cx: Cx) -> Result<Reply> {
     let c = find(&cx).await?;
+    primary_only(&cx)?;
     Reply::ok(&json!({"credential": view(&cx, &c)?}))
 }
 
 async fn credential_update(mut cx: Cx) -> Result<Reply> {
     let c = find(&cx).await?;
-    not_delegated(&cx).await?;
+    primary_only(&cx)?;
     let mut f = Fields::read(&mut cx, "credential").await?;
     let mut new = c.value.clone();
     if let Some(u) = f.id("user_id")?.flatten() {
@@ -227,7 +243,7 @@ async fn credential_update(mut cx: Cx) -> Result<Reply> {
 
 async fn credential_delete(cx: Cx) -> Result<Reply> {
     let c = find(&cx).await?;
-    not_delegated(&cx).await?;
+    primary_only(&cx)?;
     let id = c.id.clone();
     cx.state.write(move |tx| tx.delete_id::<Credential>(&id)).await?;
     Ok(Reply::no_content())
@@ -248,6 +264,7 @@ fn ec2_view(cx: &Cx, c: &Credential) -> Result<Value> {
 
 async fn ec2_list(cx: Cx) -> Result<Reply> {
     guard(&cx, &Value::Null)?;
+    primary_only(&cx)?;
     let q = Query::new().eq("user_id", cx.param("user_id")).eq("type", "ec2");
     let rows = cx.state.db.list::<Credential>(q).await?;
     let views = rows.iter().map(|c| ec2_view(&cx, c)).collect::<Result<Vec<_>>>()?;
@@ -270,7 +287,7 @@ async fn ec2_create(mut cx: Cx) -> Result<Reply> {
         extra: Extra::new(),
     };
     guard(&cx, &target(&c))?;
-    not_delegated(&cx).await?;
+    primary_only(&cx)?;
     check_own_project(&cx, &c)?;
     let made = insert(&cx, c).await?;
     Reply::json(201, &json!({"credential": ec2_view(&cx, &made)?}))
@@ -287,12 +304,13 @@ async fn ec2_find(cx: &Cx) -> Result<Stored<Credential>> {
 
 async fn ec2_show(cx: Cx) -> Result<Reply> {
     let c = ec2_find(&cx).await?;
+    primary_only(&cx)?;
     Reply::ok(&json!({"credential": ec2_view(&cx, &c)?}))
 }
 
 async fn ec2_delete(cx: Cx) -> Result<Reply> {
     let c = ec2_find(&cx).await?;
-    not_delegated(&cx).await?;
+    primary_only(&cx)?;
     let id = c.id.clone();
     cx.state.write(move |tx| tx.delete_id::<Credential>(&id)).await?;
     Ok(Reply::no_content())

@@ -5,7 +5,7 @@ use super::credentials::digest;
 use super::fields::Cx;
 use super::guard;
 use super::rules::ruled;
-use crate::logic::authenticate::key_token;
+use crate::logic::authenticate::{EC2_METHOD, key_token};
 use crate::logic::ec2::{self, Signed};
 use crate::state::Identity;
 use crate::store::Credential;
@@ -15,6 +15,12 @@ use caelum_base::{Error, Result, Secret};
 use caelum_rest::{Op, Reply, h};
 use serde_json::{Map, Value};
 use std::sync::Arc;
+
+/// Whether a token was made for a signed request (or is made of such a token). It stands for a narrow secret that
+/// services see used, so that nobody may turn it into anything wider.
+pub fn is_of_key(methods: &[String]) -> bool {
+    methods.iter().any(|m| m == EC2_METHOD)
+}
 
 const SERVICES: &str = "rule:service_or_admin";
 

@@ -277,6 +277,11 @@ async fn by_token(identity: &Arc<Identity>, m: TokenMethod) -> Result<Identified
         _ => e,
     })?;
     // Rescoping would leave the limits of the delegation behind.
+    if entry.facts.methods.iter().any(|m| m == EC2_METHOD) {
+        return Err(Error::forbidden(
+            "You are not authorized to perform the requested action: Using a delegated token to create another token is not allowed.",
+        ));
+    }
     match &entry.facts.delegation {
         Delegation::None => {}
         Delegation::Trust(_) => {
@@ -444,11 +449,14 @@ async fn use_trust(identity: &Arc<Identity>, user_id: &str, trust_id: String) ->
     Ok((acting, scope, Delegation::Trust(trust_id)))
 }
 
+/// The method of tokens that were made for requests signed with EC2 keys.
+pub const EC2_METHOD: &str = "ec2credential";
+
 /// A token for the owner of an EC2 key on the key's project; the signature was checked before.
 pub async fn key_token(identity: &Arc<Identity>, user_id: String, project_id: String) -> Result<(String, Arc<TokenEntry>)> {
     let facts = Facts {
         user_id,
-        methods: vec!["ec2credential".into()],
+        methods: vec![EC2_METHOD.into()],
         scope: Scope::Project(project_id),
         delegation: Delegation::None,
         issued_at: identity.env.now(),
