@@ -118,15 +118,21 @@ pub struct SwiftPath {
 }
 
 impl SwiftPath {
-    /// From a request target's path, percent-decoded once. `None` when it is not a Swift path or not UTF-8.
+    /// From a request target's path, percent-decoded once; an encoded slash separates as any other does. `None` when it
+    /// is not a Swift path or not UTF-8.
     pub fn parse(path: &str) -> Option<Self> {
+        if path.contains("%2F") || path.contains("%2f") {
+            return Self::parse(&path.replace("%2F", "/").replace("%2f", "/"));
+        }
         let mut parts = path.strip_prefix('/')?.splitn(4, '/');
+        // `/v1/account//` names nothing either.
+        let hollow = path.split('/').nth(3) == Some("") && path.split('/').nth(4).is_some();
         let mut next = || match parts.next() {
             None | Some("") => Some(None),
             Some(p) => percent_encoding::percent_decode_str(p).decode_utf8().ok().map(|s| Some(s.into_owned())),
         };
         let (version, account, container, object) = (next()??, next()??, next()?, next()?);
-        if container.is_none() && object.is_some() {
+        if hollow {
             return None;
         }
         Some(Self { version, account, container, object })
@@ -162,8 +168,12 @@ mod tests {
 
     #[test]
     fn paths() {
-        let p = SwiftPath::parse("/v1/AUTH_a/c%2Fx/o/p%20q/").unwrap();
-        assert_eq!((p.container.as_deref(), p.object.as_deref()), (Some("c/x"), Some("o/p q/")));
+        // Upstream splits the decoded path.
+        let p = SwiftPath::parse("/v1/AUTH_a/c%2Fx/o%2fp%20q/%252F").unwrap();
+        assert_eq!((p.container.as_deref(), p.object.as_deref()), (Some("c"), Some("x/o/p q/%2F")));
+        assert_eq!(SwiftPath::parse("/v1/a//"), None);
+        assert_eq!(SwiftPath::parse("/v1/a/").unwrap().container, None);
+        assert_eq!(SwiftPath::parse("/v1/a/c//o").unwrap().object.as_deref(), Some("/o"));
         let p = SwiftPath::parse("/v1/AUTH_a/c/").unwrap();
         assert_eq!((p.container.as_deref(), p.object), (Some("c"), None));
         assert_eq!(SwiftPath::parse("/v1"), None);

@@ -61,9 +61,11 @@ pub(super) fn unquote(value: &str) -> String {
 
 /// A header of the form `container/object`, percent-encoded, with or without a slash before it.
 ///
-/// Errors: 412 with `message`.
+/// Errors: 412 with `message`, or for a name that is not UTF-8.
 pub(super) fn container_and_object(value: &str, message: &str, plain: bool) -> Result<(String, String), Resp> {
-    let value = unquote(value);
+    let Ok(value) = percent_decode_str(value).decode_utf8() else {
+        return Err(error_plain(412, "Invalid UTF8 or contains NULL"));
+    };
     let value = value.strip_prefix('/').unwrap_or(&value);
     match value.split_once('/') {
         Some((c, o)) if !c.is_empty() && !o.is_empty() => Ok((c.to_string(), o.to_string())),

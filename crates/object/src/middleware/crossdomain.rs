@@ -29,6 +29,6 @@ impl HttpService for CrossDomain {
              <cross-domain-policy>\n{}\n</cross-domain-policy>",
             self.policy
         );
-        Box::pin(async move { respond(200, "application/xml; charset=UTF-8", body) })
+        Box::pin(async move { respond(200, "application/xml", body) })
     }
 }

@@ -28,11 +28,7 @@ impl HttpService for HealthCheck {
                 Some(path) => tokio::fs::try_exists(path).await.unwrap_or(false),
                 None => false,
             };
-            if disabled {
-                respond(503, "text/plain; charset=UTF-8", "DISABLED BY FILE")
-            } else {
-                respond(200, "text/plain; charset=UTF-8", "OK")
-            }
+            if disabled { respond(503, "text/plain", "DISABLED BY FILE") } else { respond(200, "text/plain", "OK") }
         })
     }
 }

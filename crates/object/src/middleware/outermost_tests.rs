@@ -249,9 +249,10 @@ async fn small_answers() {
     assert_eq!((r.status().as_u16(), bytes(r).await), (503, Bytes::from("DISABLED BY FILE")));
     drop(file);
     let r = layer.call(request("GET", "/healthcheck", &[])).await;
-    assert_eq!((r.status().as_u16(), bytes(r).await), (200, Bytes::from("OK")));
+    assert_eq!((header(&r, "content-type"), r.status().as_u16(), bytes(r).await), ("text/plain".into(), 200, Bytes::from("OK")));
     let layer = CrossDomain::new(fixed(|_| error(404)), None);
     let r = layer.call(request("GET", "/crossdomain.xml", &[])).await;
+    assert_eq!(header(&r, "content-type"), "application/xml");
     assert!(bytes(r).await.ends_with(b"<allow-access-from domain=\"*\" secure=\"false\" />\n</cross-domain-policy>"));
     let check = NameCheck::new(fixed(|_| error(404)), NameCheckOptions::default()).unwrap();
     for (path, status) in [("/v1/a/c/o", 404), ("/v1/a/c/a%60b", 400), ("/v1/a/c/../o", 400), ("/v1/a/c/..o", 404)] {

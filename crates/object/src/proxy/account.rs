@@ -20,6 +20,10 @@ impl Core {
         if let Some(refusal) = self.account_name_too_long(&rq.account) {
             return refusal;
         }
+        let refusal = super::container::check_text(rq.parts.uri.query().unwrap_or_default()).filter(|_| *rq.method() == Method::GET);
+        if let Some(refusal) = refusal {
+            return refusal;
+        }
         match *rq.method() {
             Method::GET | Method::HEAD => self.account_read(rq).await,
             Method::PUT | Method::POST => self.account_write(rq).await,
@@ -34,8 +38,8 @@ impl Core {
 
     fn account_name_too_long(&self, account: &str) -> Option<Resp> {
         let limit = self.name_limit(account, self.options.limits.max_account_name_length);
-        let text = || format!("Account name length of {} longer than {limit}", account.len());
-        (account.len() > limit).then(|| error_html(400, text()))
+        let text = || format!("Account name length of {} longer than {limit}", account.chars().count());
+        (account.chars().count() > limit).then(|| error_html(400, text()))
     }
 
     async fn account_read(self: Arc<Self>, rq: Rq) -> Resp {

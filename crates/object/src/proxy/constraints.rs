@@ -103,8 +103,10 @@ pub(crate) fn check_object_creation(
     if length.is_none() && !headers.contains_key(http::header::TRANSFER_ENCODING) && !has_length {
         return Some(error_plain(411, "Missing Content-Length header."));
     }
-    if object.len() > limits.max_object_name_length {
-        return Some(error_plain(400, format!("Object name length of {} longer than {}", object.len(), limits.max_object_name_length)));
+    // Characters, not bytes, as in upstream.
+    let length = object.chars().count();
+    if length > limits.max_object_name_length {
+        return Some(error_plain(400, format!("Object name length of {length} longer than {}", limits.max_object_name_length)));
     }
     if let Some(refusal) = check_delete_headers(headers, now) {
         return Some(refusal);

@@ -18,6 +18,17 @@ const PASS: &[&str] = &["x-container-read", "x-container-write", "x-container-sy
 const LISTING_PARAMS: &[&str] =
     &["marker", "end_marker", "prefix", "delimiter", "path", "format", "reverse", "states", "includes", "limit"];
 
+fn not_utf8(name: &str) -> Resp {
+    error_plain(400, format!("\"{name}\" parameter not valid UTF-8"))
+}
+
+/// Refuses a listing one of whose parameters is not text.
+pub(super) fn check_text(query: &str) -> Option<Resp> {
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('=')).filter(|(name, _)| LISTING_PARAMS.contains(name));
+    let bad = pairs.find(|(_, value)| percent_encoding::percent_decode_str(value).decode_utf8().is_err());
+    bad.map(|(name, _)| not_utf8(name))
+}
+
 impl Core {
     pub(crate) async fn container(self: Arc<Self>, mut rq: Rq) -> Resp {
         match rq.method().as_str() {
@@ -48,9 +59,7 @@ impl Core {
             if !LISTING_PARAMS.contains(&name) {
                 continue;
             }
-            let Ok(value) = percent_encoding::percent_decode_str(value).decode_utf8() else {
-                return Some(error_plain(400, format!("\"{name}\" parameter not valid UTF-8")));
-            };
+            let Ok(value) = percent_encoding::percent_decode_str(value).decode_utf8() else { return Some(not_utf8(name)) };
             let limit = self.options.limits.container_listing_limit;
             let digits = name == "limit" && !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
             if digits && value.parse::<usize>().map_or(true, |n| n > limit) {
@@ -154,8 +163,9 @@ impl Core {
             Err(refusal) => return refusal,
         };
         let limit = self.name_limit(&rq.account, self.options.limits.max_container_name_length);
-        if rq.container().len() > limit {
-            return error_html(400, format!("Container name length of {} longer than {limit}", rq.container().len()));
+        let length = rq.container().chars().count();
+        if length > limit {
+            return error_html(400, format!("Container name length of {length} longer than {limit}"));
         }
         let mut account = self.account_info(&rq.environ, &rq.account).await;
         if account.status == 503 {

@@ -158,12 +158,11 @@ impl Core {
     }
 }
 
-/// What a path that is none of ours gets.
+/// What a path that is none of ours gets: `/v1` names nothing, `/`, `/v1//` and `/v1/a//o` are no paths at all.
 fn bad_path(raw: &str) -> Resp {
-    // `/v1/a//o` is no path at all, `/v1` names nothing.
-    let mut parts = raw.trim_start_matches('/').splitn(4, '/').skip(1);
-    match (parts.next().unwrap_or(""), parts.next().unwrap_or(""), parts.next().unwrap_or("")) {
-        ("", "", "") => error_html(412, "Bad URL"),
+    let mut parts = raw.strip_prefix('/').unwrap_or("").splitn(3, '/');
+    match (parts.next().unwrap_or(""), parts.next().unwrap_or(""), parts.next()) {
+        (version, "", None) if !version.is_empty() => error_html(412, "Bad URL"),
         _ => error(404),
     }
 }

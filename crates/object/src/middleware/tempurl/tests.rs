@@ -116,7 +116,7 @@ async fn digests_and_their_forms() {
     let target =
         |d: DigestName| format!("/v1/a/c/o?temp_url_sig={}&temp_url_expires={LATER}", sign(d, "acc", "GET", "/v1/a/c/o", LATER, None));
     assert_eq!(send(&app, "GET", &target(DigestName::Sha512), &[], "").await.0, 200);
-    assert_eq!(send(&app, "GET", &target(DigestName::Sha1), &[], "").await.0, 401, "off unless asked for");
+    assert_eq!(send(&app, "GET", &target(DigestName::Sha1), &[], "").await.0, 200, "deprecated, and still taken");
     let allowed_digests = AllowedDigests::parse("sha1").unwrap();
     let (_, old) = pipeline(TempUrlOptions { allowed_digests, ..TempUrlOptions::default() }).await;
     assert_eq!(send(&old, "GET", &target(DigestName::Sha1), &[], "").await.0, 200);

@@ -72,7 +72,12 @@ async fn limits() {
     let long = "o".repeat(1_025);
     let answer = c.call("PUT", &format!("/v1/a/c/{long}"), &[], "x").await;
     assert_eq!((answer.status, answer.text()), (400, "Object name length of 1025 longer than 1024"));
-    assert_eq!(c.call("PUT", &format!("/v1/a/c/{}", "o".repeat(1_024)), &[], "x").await.status, 201);
+    // Characters count, not bytes.
+    for name in ["o", "%C3%BC"] {
+        assert_eq!(c.call("PUT", &format!("/v1/a/c/{}", name.repeat(1_024)), &[], "x").await.status, 201);
+    }
+    let answer = c.call("PUT", &format!("/v1/a/{}", "%C3%BC".repeat(257)), &[], "").await;
+    assert_eq!((answer.status, answer.text()), (400, "Container name length of 257 longer than 256"));
     let answer = c.call("PUT", &format!("/v1/a/{}", "c".repeat(257)), &[], "").await;
     assert_eq!((answer.status, answer.text()), (400, "Container name length of 257 longer than 256"));
     let answer = c.call("GET", &format!("/v1/{}", "a".repeat(257)), &[], "").await;
@@ -105,7 +110,10 @@ async fn limits() {
     let answer = c.call_with("PUT", "/v1/a/c/o", &[], endless, anyone()).await;
     assert_eq!((answer.status, answer.text()), (411, "Missing Content-Length header."));
     assert_eq!(c.call("GET", "/v1/a/c?limit=10001", &[], "").await.text(), "Maximum limit is 10000");
-    assert_eq!(c.call("GET", "/v1/a/c?prefix=%ff", &[], "").await.text(), "\"prefix\" parameter not valid UTF-8");
+    for (path, name) in [("/v1/a/c?prefix=%ff", "prefix"), ("/v1/a?limit=1&marker=%ff", "marker"), ("/v1/a?prefix=%ED%A0%80", "prefix")] {
+        let answer = c.call("GET", path, &[], "").await;
+        assert_eq!((answer.status, answer.text()), (400, format!("\"{name}\" parameter not valid UTF-8").as_str()), "{path}");
+    }
     let answer = c.call("PUT", "/v1/a/d", &[("x-container-write", ".r:*")], "").await;
     assert_eq!((answer.status, answer.text()), (400, "Referrers not allowed in write ACL: '.r:*'"));
     let answer = c.call("PUT", "/v1/a/d", &[("x-storage-policy", "nope")], "").await;
@@ -117,6 +125,8 @@ async fn paths() {
     let c = Cluster::with_container().await;
     for (path, status) in
         [("/v1/a/c/%ff", 412), ("/v1/a/c/%00o", 412), ("/v2/a/c", 400), ("/v1", 412), ("/v1/a//o", 404), ("/v1/a/nothing/o", 404)]
+            .into_iter()
+            .chain([("/v1/", 412), ("/", 404), ("/v1//", 404), ("/v1/a//", 404), ("/v1/a/c%2Fo", 404), ("/v1/a/c%2F", 204)])
     {
         assert_eq!(c.call("GET", path, &[], "").await.status, status, "{path}");
     }
