@@ -142,7 +142,7 @@ impl Work {
         partitions.retain(|p| u64::from(*p) < 1 << self.old);
         let started = self.progress.seconds();
         let mut pace = Pace { per_second: self.config.relinks_per_second, started: Instant::now(), n: 0 };
-        for partition in state.to_do(&partitions, self.step == Step::Relink) {
+        for partition in state.remaining(&partitions, self.step == Step::Relink) {
             if !self.config.wants_partition(partition) {
                 continue;
             }

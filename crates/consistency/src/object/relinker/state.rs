@@ -71,7 +71,7 @@ impl State {
 
     /// Which of a device's partitions are to be looked at, from above: what is linked into a lower one need not be looked
     /// at again. Partitions that appeared since the step began hold nothing to link, as servers know of the increase.
-    pub fn to_do(&mut self, partitions: &[u32], relinking: bool) -> Vec<u32> {
+    pub fn remaining(&mut self, partitions: &[u32], relinking: bool) -> Vec<u32> {
         let is_new = self.saved.state.is_empty();
         for p in partitions {
             self.saved.state.entry(p.to_string()).or_insert(relinking && !is_new);
@@ -106,22 +106,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let load = |a, b| State::load(dir.path(), "objects", a, b).unwrap();
         let mut s = load(8, 9);
-        assert_eq!(s.to_do(&[1, 20, 3], true), [20, 3, 1]);
+        assert_eq!(s.remaining(&[1, 20, 3], true), [20, 3, 1]);
         s.done(20).unwrap();
         let text = std::fs::read_to_string(dir.path().join("relink.objects.json")).unwrap();
         // As upstream writes it.
         let expected = serde_json::json!({"part_power": 8, "next_part_power": 9, "state": {"1": false, "20": true, "3": false}});
         assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), expected);
         let mut s = load(8, 9);
-        assert_eq!(s.to_do(&[1, 3, 20, 40], true), [3, 1]);
+        assert_eq!(s.remaining(&[1, 3, 20, 40], true), [3, 1]);
         assert_eq!(s.progress(), (2, 4));
         // The clean-up begins anew, and looks at partitions that it did not know as well.
         let mut s = load(9, 9);
         assert!(!dir.path().join("relink.objects.json").exists());
-        assert_eq!((s.to_do(&[1, 3], false), s.saved.prev_part_power), (vec![3, 1], Some(8)));
+        assert_eq!((s.remaining(&[1, 3], false), s.saved.prev_part_power), (vec![3, 1], Some(8)));
         s.done(3).unwrap();
-        assert_eq!(load(9, 9).to_do(&[1, 3, 5], false), [5, 1]);
+        assert_eq!(load(9, 9).remaining(&[1, 3, 5], false), [5, 1]);
         std::fs::write(dir.path().join("relink.objects.json"), b"[]").unwrap();
-        assert_eq!(load(9, 9).to_do(&[1], false), [1]);
+        assert_eq!(load(9, 9).remaining(&[1], false), [1]);
     }
 }
