@@ -25,6 +25,8 @@ pub const MODE: &str = "x-object-transient-sysmeta-s3api-lock-mode";
 /// Seconds since 1970.
 pub const UNTIL: &str = "x-object-transient-sysmeta-s3api-lock-until";
 pub const HOLD: &str = "x-object-transient-sysmeta-s3api-legal-hold";
+/// What makes an object a link.
+const LINK: &str = "x-object-sysmeta-symlink-target";
 const PROTECTED: &str = "Access Denied because object protected by object lock.";
 const SEGMENT: &str = "Access Denied because object lock protects the parts of uploads.";
 const EXPIRES: &str = "Access Denied because an object protected by object lock cannot expire.";
@@ -175,6 +177,8 @@ impl ObjectLock {
     /// Refuses where what is there is protected.
     async fn keep(&self, r: &Asked) -> Result<(), Resp> {
         match self.there(r).await? {
+            // A link to the current version repeats its headers; the version has its own protection.
+            Some(h) if h.contains_key(LINK) => Ok(()),
             Some(h) if Protection::of(&h).forbids(self.env.now(), false) => Err(error_plain(403, PROTECTED)),
             _ => Ok(()),
         }
@@ -182,7 +186,7 @@ impl ObjectLock {
 
     async fn put(&self, r: &mut Asked, kind: Kind, setting: &str) -> Result<(), Resp> {
         let h = &r.parts.headers;
-        let is_link = h.contains_key("x-object-sysmeta-symlink-target");
+        let is_link = h.contains_key(LINK);
         let is_marker = text(h, "content-type").is_some_and(|t| t.starts_with("application/x-deleted;swift_versions_deleted"));
         // A version's name is new.
         if kind == Kind::Own {

@@ -171,7 +171,8 @@ async fn containers_keep_their_names() {
     // A quoted slash is a slash: what stands behind it names an object.
     for name in odd_names().into_iter().filter(|n| !n.contains('/')) {
         let answer = cloud.as_a("PUT", &format!("/v1/AUTH_a/{}", quote(&name)), &[], "").await;
-        if name.len() > 256 {
+        // Swift counts characters.
+        if name.chars().count() > 256 {
             assert!(matches!(answer.status, 400 | 404 | 405 | 412), "{name:?}: {}", answer.status);
         } else {
             assert_eq!(answer.status, 201, "{name:?}: {}", answer.text());
