@@ -134,6 +134,12 @@ impl Config {
         self.only_devices.is_empty() || self.only_devices.iter().any(|d| d == device)
     }
 
+    /// Whether the ring that work was planned with is still in force. Once it is not, the plan names partitions and nodes
+    /// of the past: after an increase of the part power, sending by it would bring back what was moved.
+    pub(crate) fn is_current(&self, policy: &StoragePolicy, ring: &Arc<Ring>) -> bool {
+        self.rings.object(policy.index).is_some_and(|now| Arc::ptr_eq(&now, ring))
+    }
+
     pub(crate) fn policies(&self) -> Vec<Arc<StoragePolicy>> {
         let wanted = |p: &&StoragePolicy| self.only_policies.is_empty() || self.only_policies.contains(&p.index);
         self.disks.config.swift.policies.iter().filter(wanted).cloned().map(Arc::new).collect()

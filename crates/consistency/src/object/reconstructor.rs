@@ -89,7 +89,10 @@ pub async fn run_once(config: &Config) -> Stats {
     for i in (1..jobs.len()).rev() {
         jobs.swap(i, config.env.rng.below(i as u64 + 1) as usize);
     }
-    all(jobs, config.concurrency, |job| async move { partition(config, &job).await }).await
+    all(jobs, config.concurrency, |job| async move {
+        if config.is_current(&job.scheme.policy, &job.scheme.ring) { partition(config, &job).await } else { Stats::default() }
+    })
+    .await
 }
 
 /// Passes until `stop`.

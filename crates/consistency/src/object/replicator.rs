@@ -81,6 +81,9 @@ pub async fn run_once(config: &Config) -> Stats {
     let pass = PASSES.fetch_add(1, Ordering::Relaxed);
     let jobs = jobs(config).await;
     all(jobs, config.concurrency, |job| async move {
+        if !config.is_current(&job.policy, &job.ring) {
+            return Stats::default();
+        }
         if job.is_handoff { revert(config, &job).await } else { update(config, &job, pass).await }
     })
     .await
@@ -164,6 +167,10 @@ impl Job {
         suffixes: &[String],
         only_check: Option<BTreeSet<String>>,
     ) -> Result<Option<InSync>, String> {
+        // The nodes before this one may have taken long.
+        if !config.is_current(&self.policy, &self.ring) {
+            return Err("the ring has changed".into());
+        }
         match &config.sync {
             SyncMethod::Rsync(r) => rsync::push(config, r, node, &self.local, &self.policy, &self.partition, suffixes).await.map(|()| None),
             SyncMethod::Ssync => {
