@@ -55,7 +55,7 @@ impl<'a> Assembly<'a> {
     pub fn build(mut self, app: Layer) -> Result<Layer> {
         let about = Arc::new(OnceLock::new());
         let mut at: Layer = Arc::new(ObjectLock::new(app, self.a.info.clone(), self.a.env.clone()));
-        at = Arc::new(Info::new(Arc::new(Operations::new(at)), about.clone()));
+        at = Arc::new(Info::new(at, about.clone()));
         for filter in self.order.iter().rev() {
             at = self.layer(*filter, at)?;
         }
@@ -185,7 +185,7 @@ impl<'a> Assembly<'a> {
         let keystone = self.keystone.clone().filter(|_| self.order.contains(&Filter::KeystoneAuth));
         let deps =
             AuthDeps { info: self.a.info.clone(), keystone, tempauth: self.a.tempauth.clone(), ignore_overrides: self.o.ignore_overrides };
-        Arc::new(Auth::new(at, deps))
+        Arc::new(Auth::new(Arc::new(Operations::new(at)), deps))
     }
 
     /// What is done with objects and containers once it is allowed.

@@ -111,7 +111,8 @@ pub fn infos() -> Vec<OpInfo> {
     out
 }
 
-/// The layer that admits the operations of the table and no other method.
+/// The layer that admits the operations of the table and no other method. It stands right behind the authentication:
+/// what the layers there ask of the proxy among themselves does not pass it.
 pub struct Operations {
     next: Arc<dyn HttpService>,
     table: Vec<Operation>,
@@ -125,9 +126,7 @@ impl Operations {
 
 impl HttpService for Operations {
     fn call(&self, req: Req) -> BoxFuture<'static, http::Response<Body>> {
-        // What layers ask of the proxy among themselves; clients' headers of that kind have been dropped.
-        let private = crate::http::is_true(req.headers(), "x-backend-allow-private-methods");
-        let Some(resource) = Resource::of(req.uri().path()).filter(|_| !private) else { return self.next.call(req) };
+        let Some(resource) = Resource::of(req.uri().path()) else { return self.next.call(req) };
         let mut here = self.table.iter().filter(|o| o.on == resource);
         if here.clone().any(|o| o.method == *req.method()) {
             return self.next.call(req);
@@ -138,34 +137,5 @@ impl HttpService for Operations {
             set(r.headers_mut(), "allow", allowed);
             r
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Reached;
-
-    impl HttpService for Reached {
-        fn call(&self, _: Req) -> BoxFuture<'static, http::Response<Body>> {
-            Box::pin(async { error(202) })
-        }
-    }
-
-    #[tokio::test]
-    async fn private_methods_pass_for_layers_only() {
-        let layer = Operations::new(Arc::new(Reached));
-        let ask = |private: bool| {
-            let mut req = http::Request::new(caelum_rest::empty());
-            *req.method_mut() = http::Method::from_bytes(b"UPDATE").unwrap();
-            *req.uri_mut() = http::Uri::from_static("/v1/.expiring_objects/1");
-            if private {
-                set(req.headers_mut(), "x-backend-allow-private-methods", "True");
-            }
-            layer.call(req)
-        };
-        assert_eq!(ask(false).await.status().as_u16(), 405);
-        assert_eq!(ask(true).await.status().as_u16(), 202);
     }
 }

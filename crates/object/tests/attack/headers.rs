@@ -276,3 +276,22 @@ async fn methods_and_paths_are_what_they_are() {
         assert_ne!(answer.text(), "x", "{target}");
     }
 }
+
+/// The layer that queues the segments asks the proxy with a method of its own, which clients cannot.
+#[tokio::test(flavor = "multi_thread")]
+async fn private_methods_are_for_layers_only() {
+    let cloud = Cloud::new().await;
+    cloud.as_a("PUT", "/v1/AUTH_a/c/part", &[], "part").await;
+    let manifest = r#"[{"path": "/c/part"}]"#;
+    assert_eq!(cloud.as_a("PUT", "/v1/AUTH_a/c/large?multipart-manifest=put", &[], manifest).await.status, 201);
+    for headers in [&[][..], &[("x-backend-allow-private-methods", "True")]] {
+        for target in ["/v1/AUTH_a/c", "/v1/AUTH_a/c/large", "/v1/.expiring_objects/1"] {
+            let answer = cloud.as_a("UPDATE", target, headers, "[]").await;
+            assert!(matches!(answer.status, 403 | 405), "{target} {headers:?}: {}", answer.status);
+        }
+    }
+    assert_eq!(cloud.as_a("UPDATE", "/v1/AUTH_a/c", &[("x-backend-allow-private-methods", "True")], "[]").await.status, 405);
+    let deleted = cloud.as_a("DELETE", "/v1/AUTH_a/c/large?multipart-manifest=delete&async=on", &[], "").await;
+    assert_eq!(deleted.status, 204, "{}", deleted.text());
+    assert_eq!(cloud.as_a("HEAD", "/v1/AUTH_a/c/large", &[], "").await.status, 404);
+}
