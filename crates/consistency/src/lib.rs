@@ -6,3 +6,4 @@ pub mod container;
 pub mod db;
 pub mod dispersion;
 pub mod object;
+pub mod recon;

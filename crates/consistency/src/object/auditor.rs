@@ -4,7 +4,8 @@
 //! Two kinds of passes: [`Pass::All`] reads every byte; [`Pass::ZeroByte`] looks only at metadata and sizes, which finds
 //! the empty files that a power loss leaves, and is quick. Interrupted passes go on where they stopped.
 
-use super::{Config, all, blocking, recon};
+use super::{Config, all, blocking};
+use crate::recon::Times;
 use caelum_diskfile::{AuditLocation, DiskError, DiskResult, Manager, invalidate_hash};
 use caelum_swiftkit::StoragePolicy;
 use std::ops::AddAssign;
@@ -70,7 +71,7 @@ pub async fn run_once(config: &Config, pass: Pass) -> Stats {
 /// Passes until `stop`.
 pub async fn run_forever(config: Config, pass: Pass, stop: watch::Receiver<bool>) {
     let report = |s: Stats| tracing::info!(?s, ?pass, "object audit pass");
-    let figures = |s: &Stats, t: &recon::Times| {
+    let figures = |s: &Stats, t: &Times| {
         let stats = serde_json::json!({
             "passes": s.passes, "quarantined": s.quarantined, "errors": s.errors, "bytes_processed": s.bytes,
             "start_time": t.start, "audit_time": t.elapsed,
@@ -79,7 +80,8 @@ pub async fn run_forever(config: Config, pass: Pass, stop: watch::Receiver<bool>
         out.insert(format!("object_auditor_stats_{}", pass.name()), stats);
         out.into()
     };
-    super::forever(config.interval, stop, || recon::noted(&config, run_once(&config, pass), figures), report).await;
+    let noted = config.figures();
+    super::forever(config.interval, stop, || noted.noted(run_once(&config, pass), figures), report).await;
 }
 
 async fn audit_device(config: &Config, pass: Pass, device: &str, policy: &Arc<StoragePolicy>) -> Stats {

@@ -6,7 +6,8 @@
 //! still are to go at that time, and then removes the entries.
 
 use super::node::quote;
-use super::{Config, all, node, recon};
+use super::{Config, all, node};
+use crate::recon::Times;
 use caelum_rest::{Body, HttpService, empty, read_limited};
 use caelum_swiftkit::{Timestamp, md5_hex};
 use http::Request;
@@ -94,8 +95,9 @@ pub async fn run_once(config: &Config, expirer: &ExpirerConfig) -> Stats {
 /// Passes until `stop`.
 pub async fn run_forever(config: Config, expirer: ExpirerConfig, stop: watch::Receiver<bool>) {
     let report = |s: Stats| tracing::info!(?s, "object expiry pass");
-    let figures = |s: &Stats, t: &recon::Times| serde_json::json!({ "object_expiration_pass": t.elapsed, "expired_last_pass": s.expired });
-    super::forever(config.interval, stop, || recon::noted(&config, run_once(&config, &expirer), figures), report).await;
+    let figures = |s: &Stats, t: &Times| serde_json::json!({ "object_expiration_pass": t.elapsed, "expired_last_pass": s.expired });
+    let noted = config.figures();
+    super::forever(config.interval, stop, || noted.noted(run_once(&config, &expirer), figures), report).await;
 }
 
 fn now(config: &Config) -> Timestamp {

@@ -10,7 +10,6 @@ pub mod auditor;
 pub mod expirer;
 mod fetch;
 mod node;
-mod recon;
 pub mod reconstructor;
 pub mod relinker;
 pub mod replicator;
@@ -18,6 +17,7 @@ mod rsync;
 mod ssync;
 pub mod updater;
 
+use crate::recon::Figures;
 use caelum_base::Env;
 use caelum_diskfile::{DiskResult, Manager};
 use caelum_ring::{Device, Ring, Rings};
@@ -132,6 +132,11 @@ impl Config {
 
     pub(crate) fn wants_device(&self, device: &str) -> bool {
         self.only_devices.is_empty() || self.only_devices.iter().any(|d| d == device)
+    }
+
+    /// Where daemons of objects leave their figures.
+    fn figures(&self) -> Figures {
+        Figures { cache: self.recon_cache.clone(), kind: "object", env: self.env.clone() }
     }
 
     /// Whether the ring that work was planned with is still in force. Once it is not, the plan names partitions and nodes

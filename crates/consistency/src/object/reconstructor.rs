@@ -7,7 +7,8 @@
 use super::fetch::Rebuilder;
 use super::node::RemoteHashes;
 use super::ssync::{InSync, Rebuild};
-use super::{Config, all, blocking, node, recon, ssync};
+use super::{Config, all, blocking, node, ssync};
+use crate::recon::Times;
 use caelum_diskfile::{DiskError, FragWish, Hashes, Look, ObjectTimes, SuffixHash, lock_dir};
 use caelum_erasure::Codec;
 use caelum_ring::{Device, Ring};
@@ -99,8 +100,9 @@ pub async fn run_once(config: &Config) -> Stats {
 pub async fn run_forever(config: Config, stop: watch::Receiver<bool>) {
     let report = |s: Stats| tracing::info!(?s, "object reconstruction pass");
     let figures =
-        |_: &Stats, t: &recon::Times| serde_json::json!({ "object_reconstruction_time": t.minutes(), "object_reconstruction_last": t.end });
-    super::forever(config.interval, stop, || recon::noted(&config, run_once(&config), figures), report).await;
+        |_: &Stats, t: &Times| serde_json::json!({ "object_reconstruction_time": t.minutes(), "object_reconstruction_last": t.end });
+    let noted = config.figures();
+    super::forever(config.interval, stop, || noted.noted(run_once(&config), figures), report).await;
 }
 
 fn schemes(config: &Config) -> Vec<Scheme> {

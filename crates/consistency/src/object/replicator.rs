@@ -6,7 +6,8 @@
 
 use super::node::RemoteHashes;
 use super::ssync::InSync;
-use super::{Config, SyncMethod, all, blocking, node, recon, rsync, ssync};
+use super::{Config, SyncMethod, all, blocking, node, rsync, ssync};
+use crate::recon::Times;
 use caelum_diskfile::{FragWish, Hashes, ObjectTimes, lock_dir};
 use caelum_ring::{Device, Ring};
 use caelum_swiftkit::StoragePolicy;
@@ -92,7 +93,7 @@ pub async fn run_once(config: &Config) -> Stats {
 /// Passes until `stop`.
 pub async fn run_forever(config: Config, stop: watch::Receiver<bool>) {
     let report = |s: Stats| tracing::info!(?s, "object replication pass");
-    let figures = |s: &Stats, t: &recon::Times| {
+    let figures = |s: &Stats, t: &Times| {
         let stats = serde_json::json!({
             "attempted": s.attempted, "success": s.success, "failure": s.failure, "failure_nodes": {}, "hashmatch": s.hashmatch,
             "rsync": s.synced, "remove": s.removed_partitions, "suffix_count": s.suffix_count, "suffix_hash": s.suffix_hash,
@@ -103,7 +104,8 @@ pub async fn run_forever(config: Config, stop: watch::Receiver<bool>) {
             "object_replication_time": t.minutes(), "object_replication_last": t.end,
         })
     };
-    super::forever(config.interval, stop, || recon::noted(&config, run_once(&config), figures), report).await;
+    let noted = config.figures();
+    super::forever(config.interval, stop, || noted.noted(run_once(&config), figures), report).await;
 }
 
 async fn jobs(config: &Config) -> Vec<Job> {

@@ -5,7 +5,8 @@
 //! delivering twice is harmless.
 
 use super::node::{policy_header, quote};
-use super::{Config, all, blocking, node, recon};
+use super::{Config, all, blocking, node};
+use crate::recon::Times;
 use caelum_diskfile::{PendingFile, PendingUpdate};
 use caelum_swiftkit::StoragePolicy;
 use std::ops::AddAssign;
@@ -86,8 +87,9 @@ pub async fn run_once(config: &Config) -> Stats {
 /// Passes until `stop`.
 pub async fn run_forever(config: Config, stop: watch::Receiver<bool>) {
     let report = |s: Stats| tracing::info!(?s, "object updates pass");
-    let figures = |_: &Stats, t: &recon::Times| serde_json::json!({ "object_updater_sweep": t.elapsed, "object_updater_last": t.end });
-    super::forever(config.interval, stop, || recon::noted(&config, run_once(&config), figures), report).await;
+    let figures = |_: &Stats, t: &Times| serde_json::json!({ "object_updater_sweep": t.elapsed, "object_updater_last": t.end });
+    let noted = config.figures();
+    super::forever(config.interval, stop, || noted.noted(run_once(&config), figures), report).await;
 }
 
 async fn deliver(config: &Config, item: Item) -> Stats {

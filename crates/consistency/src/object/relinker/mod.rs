@@ -6,7 +6,8 @@
 
 mod state;
 
-use super::{Config, all, blocking, recon};
+use super::{Config, all, blocking};
+use crate::recon;
 use caelum_diskfile::{DiskError, DiskResult, FragWish, Manager, invalidate_hash, lock_file, ondisk, same_version, valid_suffix};
 use caelum_swiftkit::StoragePolicy;
 use serde_json::{Value, json};
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 /// How long to wait for another relinker on the same device.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
-const RECON: &str = "relinker.recon";
+const RECON: &str = "relinker";
 /// How often figures are noted while a device is worked on.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
 

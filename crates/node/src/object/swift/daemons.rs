@@ -5,10 +5,11 @@ use caelum_consistency::account::{ReaperConfig, reap_accounts};
 use caelum_consistency::container::{
     ReconcilerConfig, SharderConfig, SyncConfig, UpdaterConfig, reconcile, shard_containers, sync_containers, update_accounts,
 };
-use caelum_consistency::db::figures::{self, Figures};
+use caelum_consistency::db::figures;
 use caelum_consistency::db::{DbDaemonConfig, audit_accounts, audit_containers, replicate_accounts, replicate_containers, run_forever};
 use caelum_consistency::object::expirer::{self, ExpirerConfig};
 use caelum_consistency::object::{Config, RsyncConfig, SyncMethod, auditor, reconstructor, relinker, replicator, updater};
+use caelum_consistency::recon::Figures;
 use caelum_objserver::db::SyncRealms;
 use std::fmt::Debug;
 use std::future::Future;
@@ -61,7 +62,7 @@ async fn databases(c: &Common, role: &str, once: bool, stop: watch::Receiver<boo
     d.reclaim_age = s.seconds("reclaim_age", d.reclaim_age)?;
     d.rsync_module = s.get("rsync_module").filter(|m| !m.is_empty()).map(str::to_string);
     let kind = if role.starts_with("account") { "account" } else { "container" };
-    let noted = Figures { cache: s.str("recon_cache_path", "/var/cache/swift").into(), kind, env: c.env.clone() };
+    let noted = Figures { cache: Some(s.str("recon_cache_path", "/var/cache/swift").into()), kind, env: c.env.clone() };
     match role {
         "account-replicator" => passes(role, &s, 30, once, stop, || noted.noted(replicate_accounts(&d), figures::replication)).await,
         "container-replicator" => passes(role, &s, 30, once, stop, || noted.noted(replicate_containers(&d), figures::replication)).await,
