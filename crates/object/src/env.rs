@@ -125,14 +125,13 @@ impl SwiftPath {
             return Self::parse(&path.replace("%2F", "/").replace("%2f", "/"));
         }
         let mut parts = path.strip_prefix('/')?.splitn(4, '/');
-        // `/v1/account//` names nothing either.
-        let hollow = path.split('/').nth(3) == Some("") && path.split('/').nth(4).is_some();
         let mut next = || match parts.next() {
             None | Some("") => Some(None),
             Some(p) => percent_encoding::percent_decode_str(p).decode_utf8().ok().map(|s| Some(s.into_owned())),
         };
         let (version, account, container, object) = (next()??, next()??, next()?, next()?);
-        if hollow {
+        // `/v1/account//` names nothing either.
+        if container.is_none() && path.split('/').nth(4).is_some() {
             return None;
         }
         Some(Self { version, account, container, object })

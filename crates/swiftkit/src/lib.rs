@@ -7,6 +7,7 @@
 mod conf;
 mod digest;
 mod hash;
+mod healthcheck;
 mod nodes;
 pub mod pickle;
 mod policy;
@@ -16,6 +17,7 @@ mod timestamp;
 pub use conf::{SwiftConf, parse_ini};
 pub use digest::UploadDigest;
 pub use hash::{HashPath, NameHash, md5_hex, to_hex};
+pub use healthcheck::HealthCheck;
 pub use nodes::{NodeError, Nodes};
 pub use policy::{Policies, PolicyKind, StoragePolicy, quorum_size};
 pub use timestamp::Timestamp;

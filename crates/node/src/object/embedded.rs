@@ -12,7 +12,6 @@ use caelum_base::{Env, Error, Result, Secret};
 use caelum_broker::Pool;
 use caelum_diskfile::Manager;
 use caelum_object::auth::TempAuthOptions;
-use caelum_object::middleware::digest::AllowedDigests;
 use caelum_object::pipeline::{self, BeforeAuth, Options};
 use caelum_objserver::object::{ObjectServer, ObjectServerConfig};
 use caelum_objserver::{AccountServer, AccountServerConfig, ContainerServer};
@@ -196,7 +195,6 @@ fn options(settings: &Settings) -> Result<Options> {
     let mut o = Options { tempauth: tempauth(config.secret("object.tempauth_users").expose())?, ..Options::default() };
     o.proxy.allow_account_management = true;
     // Forms made by hand and by older tools are signed with HMAC-SHA-1, which nobody has broken.
-    o.formpost_digests = AllowedDigests::parse("sha1 sha256 sha512")?;
     o.sync_realms = Some(settings.data.join(REALMS));
     o.sync_realms_only = true;
     // As many as an S3 upload may have.

@@ -127,7 +127,8 @@ struct Asked {
     parts: Parts,
     origin: Origin,
     environ: Environ,
-    path: SwiftPath,
+    /// The object's path, encoded.
+    target: String,
 }
 
 impl ObjectLock {
@@ -139,26 +140,27 @@ impl ObjectLock {
         let environ = facts(&req);
         let path = SwiftPath::parse(req.uri().path()).filter(|p| p.container.is_some() && !environ.lock_settled);
         let Some(path) = path else { return self.next.call(req).await };
+        let (own, kind) = kind(path.container.as_deref().unwrap_or_default());
+        let is_container = path.object.is_none();
+        if is_container && !(kind == Kind::Own && changes_versioning(req.headers())) {
+            return self.next.call(req).await;
+        }
+        let info = self.info.container_info(&environ.preauthorized("OL"), &path.account, own).await;
+        let Some(setting) = setting(&info) else { return self.next.call(req).await };
+        if is_container {
+            return error_plain(409, VERSIONING);
+        }
         let origin = Origin::of(&req);
         let (parts, body) = req.into_parts();
-        let mut asked = Asked { parts, origin, environ, path };
-        match self.check(&mut asked).await {
+        let mut asked = Asked { parts, origin, environ, target: path.encode() };
+        match self.check(&mut asked, kind, setting).await {
             Ok(()) => self.next.call(Req::from_parts(asked.parts, body)).await,
             Err(refusal) => refusal,
         }
     }
 
-    async fn check(&self, r: &mut Asked) -> Result<(), Resp> {
-        let (own, kind) = kind(r.path.container.as_deref().unwrap_or_default());
-        let is_container = r.path.object.is_none();
-        if is_container && !(kind == Kind::Own && changes_versioning(&r.parts.headers)) {
-            return Ok(());
-        }
-        let info = self.info.container_info(&r.environ.preauthorized("OL"), &r.path.account, own).await;
-        let Some(setting) = setting(&info) else { return Ok(()) };
-        if is_container {
-            return Err(error_plain(409, VERSIONING));
-        }
+    /// A change of an object in a container with this setting.
+    async fn check(&self, r: &mut Asked, kind: Kind, setting: &str) -> Result<(), Resp> {
         match r.parts.method {
             _ if kind == Kind::Segments => match self.there(r).await? {
                 Some(_) => Err(error_plain(403, SEGMENT)),
@@ -171,7 +173,7 @@ impl ObjectLock {
     }
 
     async fn there(&self, r: &Asked) -> Result<Option<HeaderMap>, Resp> {
-        head((&self.next, &r.origin, &r.environ), &r.path.encode()).await
+        head((&self.next, &r.origin, &r.environ), &r.target).await
     }
 
     /// Refuses where what is there is protected.

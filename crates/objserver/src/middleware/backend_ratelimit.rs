@@ -20,7 +20,8 @@ pub struct RateLimits {
     pub buffer_secs: f64,
 }
 
-const LIMITED: [&str; 7] = ["GET", "HEAD", "PUT", "POST", "DELETE", "UPDATE", "REPLICATE"];
+/// What limits may be set for.
+pub const LIMITED_METHODS: [&str; 7] = ["GET", "HEAD", "PUT", "POST", "DELETE", "UPDATE", "REPLICATE"];
 /// Devices told apart; more share nothing and are not limited.
 const MAX_DEVICES: usize = 10_000;
 
@@ -38,11 +39,11 @@ impl Limiter {
 
     /// 529 when the device has had its share.
     fn check(&self, env: &Env, method: &Method, path: &str) -> Option<Resp> {
-        let limits = self.limits.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let limits = self.limits.read().unwrap_or_else(PoisonError::into_inner);
         if limits.all <= 0.0 && limits.by_method.is_empty() {
             return None;
         }
-        let method = LIMITED.iter().find(|m| **m == method.as_str())?;
+        let method = LIMITED_METHODS.iter().find(|m| **m == method.as_str())?;
         let mut segments = path.strip_prefix('/')?.splitn(3, '/');
         let (device, partition) = (segments.next()?, segments.next()?);
         partition.parse::<u64>().ok()?;

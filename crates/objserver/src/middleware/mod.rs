@@ -1,11 +1,10 @@
 //! What may stand before a storage server, under the names of upstream's filters.
 
 mod backend_ratelimit;
-mod healthcheck;
 mod recon;
 
-pub use backend_ratelimit::{BackendRateLimit, RateLimits};
-pub use healthcheck::HealthCheck;
+pub use backend_ratelimit::{BackendRateLimit, LIMITED_METHODS, RateLimits};
+pub use caelum_swiftkit::HealthCheck;
 pub use recon::{Recon, ReconConfig};
 
 use crate::object::respond;

@@ -2,7 +2,7 @@ use super::pipeline::{Entry, Pipeline};
 use super::{Common, Conf, Section, devices};
 use caelum_base::{Error, Result};
 use caelum_diskfile::{Manager, Reserve};
-use caelum_objserver::middleware::{BackendRateLimit, HealthCheck, RateLimits, Recon, ReconConfig};
+use caelum_objserver::middleware::{BackendRateLimit, HealthCheck, LIMITED_METHODS, RateLimits, Recon, ReconConfig};
 use caelum_objserver::object::{ObjectServer, ObjectServerConfig};
 use caelum_objserver::{AccountServer, AccountServerConfig, ContainerServer};
 use caelum_rest::HttpService;
@@ -66,7 +66,7 @@ fn limits(s: &Section) -> Result<RateLimits> {
         Err(e) => Err(e),
     };
     let mut by_method = Vec::new();
-    for method in ["GET", "HEAD", "PUT", "POST", "DELETE", "UPDATE", "REPLICATE"] {
+    for method in LIMITED_METHODS {
         let per_second = rate(&format!("{}_requests_per_device_per_second", method.to_lowercase()), 0.0)?;
         if per_second > 0.0 {
             by_method.push((method.to_string(), per_second));
