@@ -1,5 +1,6 @@
 //! Removing what has been handed over to the nodes where it belongs.
 
+use crate::lock::{DEFAULT_TIMEOUT, lock_dir};
 use crate::manager::list_or_empty;
 use crate::ondisk::{FragWish, resolve};
 use crate::{DiskResult, Manager, ObjectTimes, clean, hashes};
@@ -18,6 +19,8 @@ impl Manager {
     ) -> DiskResult<bool> {
         self.device_path(device)?;
         let dir = self.hash_dir(device, policy, partition, hash);
+        // New metadata comes before this, and the state is another, or finds no data any more.
+        let lock = lock_dir(&self.partition_path(device, policy, partition), "", 1, DEFAULT_TIMEOUT)?;
         let names = list_or_empty(&dir)?;
         let found = resolve(&names, policy, &FragWish::default());
         let meta = found.meta.as_ref().map(|f| f.timestamp);
@@ -29,6 +32,7 @@ impl Manager {
         for name in names.iter().filter(|n| !found.unexpected.contains(n)) {
             clean::remove_file(&dir.join(name))?;
         }
+        drop(lock);
         if let Some(suffix) = dir.parent() {
             hashes::invalidate_hash(suffix)?;
             // Not empty or gone: more to keep, or another has removed it.

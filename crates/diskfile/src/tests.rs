@@ -124,6 +124,30 @@ fn an_object_s_life() {
 }
 
 #[test]
+fn metadata_goes_where_its_data_went() {
+    let b = bed();
+    let o = b.object("o");
+    put(&o, b"x", at(0), &[]);
+    let metadata = |t: Timestamp| {
+        let mut m = Metadata::new();
+        m.set("X-Timestamp", t.internal());
+        m
+    };
+    o.write_metadata(metadata(at(1))).unwrap().wait_blocking().unwrap();
+    let hash = o.dir().file_name().unwrap().to_str().unwrap().to_string();
+    let times = |meta| ObjectTimes { data: at(0), meta, ctype: None, durable: None };
+    let remove = |meta| b.m.remove_if_unchanged("sda", o.policy(), "5", &hash, &times(meta)).unwrap();
+    assert!(!remove(None), "the state is another");
+    assert!(remove(Some(at(1))));
+    assert!(matches!(o.write_metadata(metadata(at(2))), Err(DiskError::NotExist)));
+    assert!(!o.dir().exists());
+    // Nor beside what says that the object is gone.
+    o.delete(at(3)).unwrap().wait_blocking().unwrap();
+    assert!(matches!(o.write_metadata(metadata(at(4))), Err(DiskError::NotExist)));
+    assert_eq!(b.names(&o), [format!("{}.ts", at(3).internal())]);
+}
+
+#[test]
 fn an_abandoned_write_leaves_nothing() {
     let b = bed();
     let o = b.object("o");

@@ -154,6 +154,12 @@ impl Writer {
             changed.push(dir.to_path_buf());
         }
         let _lock = lock_dir(partition, "", 1, DEFAULT_TIMEOUT)?;
+        // Data that was handed over to another place since the request began takes its metadata there.
+        if self.ext == Ext::Meta && !manager::list_or_empty(dir)?.iter().any(|n| n.ends_with(Ext::Data.as_str())) {
+            // Not empty or gone: others have written or removed it.
+            let _ = std::fs::remove_dir(dir);
+            return Err(DiskError::NotExist);
+        }
         if let Some(s) = suffix.file_name().and_then(|s| s.to_str()) {
             hashes::append_invalid(partition, s)?;
         }
@@ -217,7 +223,7 @@ impl DiskFile {
         Writer::open(self.clone(), device, size, ext)
     }
 
-    /// Writes a `.meta` file.
+    /// Writes a `.meta` file. Errors: `NotExist` when there is no data (any more) beside it.
     pub fn write_metadata(&self, metadata: Metadata) -> DiskResult<Pending> {
         self.writer(None, Ext::Meta)?.put(metadata)
     }

@@ -8,7 +8,7 @@ mod state;
 
 use super::{Config, all, blocking};
 use crate::recon;
-use caelum_diskfile::{DiskError, DiskResult, FragWish, Manager, invalidate_hash, lock_file, ondisk, same_version, valid_suffix};
+use caelum_diskfile::{DiskError, DiskResult, FragWish, Manager, invalidate_hash, lock_dir, lock_file, ondisk, same_version, valid_suffix};
 use caelum_swiftkit::StoragePolicy;
 use serde_json::{Value, json};
 use state::State;
@@ -188,6 +188,9 @@ impl Work {
     /// One object's directory; true when something was linked.
     fn object(&self, from: &Path, hash: &str, partition: u32, stats: &mut Stats) -> DiskResult<bool> {
         stats.hash_dirs += 1;
+        // New metadata comes before this, and goes with the rest, or finds no data any more.
+        let old_partition = from.ancestors().nth(2).filter(|_| self.step == Step::Cleanup);
+        let lock = old_partition.map(|p| lock_dir(p, "", 1, LOCK_TIMEOUT)).transpose()?;
         let to = self.disks.hash_dir(&self.device, &self.policy, &partition.to_string(), hash);
         // The new place first: the old one is then never the fuller of the two for a reason that no longer holds.
         let new = self.disks.clean_up(&to, &self.policy, &FragWish::default())?;
@@ -222,6 +225,7 @@ impl Work {
                 std::fs::remove_file(from.join(name)).or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
                 stats.removed += 1;
             }
+            drop(lock);
             from.parent().map_or(Ok(()), invalidate_hash)?;
             // Whatever else is in it stays.
             let _ = std::fs::remove_dir(from);
