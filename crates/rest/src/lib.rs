@@ -41,7 +41,7 @@ pub use op::{Access, Handler, Op};
 pub use paging::{Page, next_link};
 pub use query::QueryParams;
 pub use reply::Reply;
-pub use server::{RemoteAddr, Server, ServerHandle};
+pub use server::{RemoteAddr, Server, ServerHandle, to_the_end};
 pub use version::{Microversions, Version};
 
 use futures_util::future::BoxFuture;

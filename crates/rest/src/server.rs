@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// Open connections at most; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 8_192;
@@ -96,8 +96,7 @@ async fn accept_loop(
             Ok((stream, peer)) => {
                 let (service, stopped) = (service.clone(), stopped.clone());
                 tokio::spawn(async move {
-                    connection(stream, peer, service, stopped).await;
-                    drop(permit);
+                    connection(stream, peer, service, stopped, Arc::new(permit)).await;
                 });
             }
             Err(e) => {
@@ -137,12 +136,35 @@ fn refusal(status: StatusCode) -> Response<Body> {
     r
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, service: Arc<dyn HttpService>, mut stopped: watch::Receiver<bool>) {
+/// Calls a service so that a request that changes something goes on to its end when nobody waits for the answer any
+/// more: nothing stays half done. Of one that only reads, nothing is left. `held` is dropped at the end.
+pub async fn to_the_end(service: &dyn HttpService, req: Request<Body>, held: impl Send + 'static) -> Response<Body> {
+    if req.method().is_safe() {
+        return service.call(req).await;
+    }
+    let answer = service.call(req);
+    let task = tokio::spawn(async move {
+        let _held = held;
+        answer.await
+    });
+    task.await.unwrap_or_else(|e| {
+        tracing::error!(error = %e, "a request ended unexpectedly");
+        refusal(StatusCode::INTERNAL_SERVER_ERROR)
+    })
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    service: Arc<dyn HttpService>,
+    mut stopped: watch::Receiver<bool>,
+    permit: Arc<OwnedSemaphorePermit>,
+) {
     let _ = stream.set_nodelay(true);
     let (stream, interim) = crate::interim::Wire::new(stream);
     let handler = service_fn(move |req: Request<Incoming>| {
         let service = service.clone();
-        let interim = interim.clone();
+        let (interim, permit) = (interim.clone(), permit.clone());
         async move {
             let clear = interim.next_is_clear();
             if let Some(status) = refused(&req).or_else(|| (!clear).then_some(StatusCode::BAD_REQUEST)) {
@@ -154,8 +176,8 @@ async fn connection(stream: TcpStream, peer: SocketAddr, service: Arc<dyn HttpSe
             if req.headers().contains_key(header::EXPECT) {
                 req.extensions_mut().insert(crate::Interim::wire(interim));
             }
-            let response: Response<Body> = service.call(req).await;
-            Ok(response)
+            // With the permit, their number is bounded and [`ServerHandle::stop`] waits for them.
+            Ok(to_the_end(&*service, req, permit).await)
         }
     });
     let conn = http1::Builder::new()

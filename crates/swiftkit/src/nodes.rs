@@ -67,7 +67,8 @@ impl Nodes {
     pub async fn send(&self, ip: &str, port: u16, mut req: Request<Body>, timeout: Duration) -> Result<Response<Body>, NodeError> {
         let local = self.local.read().expect("no holder of this lock panics").get(&(ip.to_string(), port)).cloned();
         if let Some(server) = local {
-            let call = server.call(req);
+            // As behind a connection: what has begun there ends there, also when the caller gives up.
+            let call = caelum_rest::to_the_end(&*server, req, ());
             return tokio::time::timeout(timeout, call).await.map_err(|_| NodeError(format!("{ip}:{port}: no answer in {timeout:?}")));
         }
         let host = if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };

@@ -76,18 +76,7 @@ impl Proxy {
 
 impl HttpService for Proxy {
     fn call(&self, req: Request<Body>) -> BoxFuture<'static, Resp> {
-        let core = self.core.clone();
-        if matches!(*req.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
-            return Box::pin(core.serve(req));
-        }
-        // A write goes on to its end on every node, also when the client has gone.
-        let task = tokio::spawn(core.serve(req));
-        Box::pin(async move {
-            task.await.unwrap_or_else(|e| {
-                tracing::error!(error = %e, "a request ended unexpectedly");
-                error(500)
-            })
-        })
+        Box::pin(self.core.clone().serve(req))
     }
 }
 
