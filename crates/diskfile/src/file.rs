@@ -3,8 +3,10 @@ use crate::metadata::{self, ReadError};
 use crate::names::FileInfo;
 use crate::ondisk::{FragWish, OnDisk, resolve};
 use crate::quarantine::is_corrupt;
+use crate::recent::DirId;
 use crate::verified::FileId;
 use crate::{DiskError, DiskResult, Manager, Metadata};
+use bytes::Bytes;
 use caelum_swiftkit::{StoragePolicy, Timestamp};
 use rustix::fs::OFlags;
 use std::fs::File;
@@ -39,9 +41,18 @@ pub struct DiskFile {
     pub(crate) in_memory: bool,
 }
 
+/// Where an object's bytes are.
+#[derive(Clone)]
+pub(crate) enum Content {
+    File(Arc<File>),
+    /// All of them, known to be right.
+    Memory(Bytes),
+}
+
 /// An object whose files were found consistent, its data open for reading.
+#[derive(Clone)]
 pub struct Opened {
-    pub file: File,
+    pub(crate) content: Content,
     pub data_path: PathBuf,
     /// Size in bytes; equals the metadata's `Content-Length`.
     pub size: u64,
@@ -53,7 +64,9 @@ pub struct Opened {
     pub on_disk: OnDisk,
     pub name: String,
     pub(crate) id: FileId,
-    is_ec: bool,
+    /// The directory before its files were looked at; `None` where it could not be asked.
+    pub(crate) dir_id: Option<DirId>,
+    pub(crate) is_ec: bool,
 }
 
 impl Opened {
@@ -114,13 +127,37 @@ impl Manager {
 
     /// An object by the hash of its name in hex; the name is read when it is opened.
     pub fn object_at(self: &Arc<Self>, device: &str, partition: &str, policy: u32, hash: &str, look: Look) -> DiskResult<DiskFile> {
-        let device_path = self.device_path(device)?;
+        self.device_path(device)?;
+        self.unchecked(device, partition, policy, hash, look)
+    }
+
+    /// An object that was read whole a moment ago and has not changed since, small enough to be kept. Waits for no disk.
+    pub fn recent(
+        self: &Arc<Self>,
+        device: &str,
+        partition: &str,
+        policy: u32,
+        (account, container, object): (&str, &str, &str),
+        look: &Look,
+    ) -> Option<(DiskFile, Opened)> {
+        if look.wish != FragWish::default() {
+            return None;
+        }
+        let hash = self.object_hash(account, container, object);
+        let mut out = self.unchecked(device, partition, policy, &hash, look.clone()).ok()?;
+        let opened = self.recent.get(&out.dir)?;
+        out.name = Some(format!("/{account}/{container}/{object}"));
+        (out.name.as_deref() == Some(opened.name.as_str())).then_some((out, opened))
+    }
+
+    /// Says nothing of whether the device is there.
+    fn unchecked(self: &Arc<Self>, device: &str, partition: &str, policy: u32, hash: &str, look: Look) -> DiskResult<DiskFile> {
         let policy = self.shared_policy(policy)?;
         let dir = self.hash_dir(device, &policy, partition, hash);
         Ok(DiskFile {
             manager: self.clone(),
             device: device.to_string(),
-            device_path,
+            device_path: self.config.devices.join(device),
             partition: partition.to_string(),
             policy,
             name: None,
@@ -209,9 +246,17 @@ impl DiskFile {
 
     /// Which files there are and what they mean. Errors: `Quarantined` when it is no readable directory.
     pub fn look(&self) -> DiskResult<OnDisk> {
-        let names = match open_as(&self.dir, OFlags::DIRECTORY, self.in_memory).and_then(|dir| names_in(&dir)) {
-            Ok(names) => names,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(OnDisk::default()),
+        self.look_at().map(|(found, _)| found)
+    }
+
+    fn look_at(&self) -> DiskResult<(OnDisk, Option<DirId>)> {
+        let look = |dir: File| {
+            let id = DirId::of(&dir).ok();
+            names_in(&dir).map(|names| (names, id))
+        };
+        let (names, id) = match open_as(&self.dir, OFlags::DIRECTORY, self.in_memory).and_then(look) {
+            Ok(found) => found,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((OnDisk::default(), None)),
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
                 let reason = format!("Expected directory, found file at {}", self.dir.display());
                 return Err(self.quarantine(&self.dir, reason));
@@ -225,7 +270,7 @@ impl DiskFile {
             }
             Err(e) => return Err(e.into()),
         };
-        Ok(resolve(&names, &self.policy, &self.wish))
+        Ok((resolve(&names, &self.policy, &self.wish), id))
     }
 
     /// Opens the object as of `now` (the time of the request, which decides whether it has expired).
@@ -242,7 +287,7 @@ impl DiskFile {
     }
 
     fn open_listed(&self, now: Timestamp) -> DiskResult<Opened> {
-        let found = self.look()?;
+        let (found, dir_id) = self.look_at()?;
         let Some(data) = &found.data else { return Err(self.absent(&found)) };
         let path = self.dir.join(&data.name);
         let file = match self.open_file(&path) {
@@ -264,7 +309,8 @@ impl DiskFile {
         let name = metadata.name().unwrap_or_default().to_string();
         let is_ec = self.policy.is_ec();
         let size = id.size;
-        Ok(Opened { file, data_path: path, size, id, metadata, data_metadata, meta_metadata, on_disk: found, name, is_ec })
+        let content = Content::File(Arc::new(file));
+        Ok(Opened { content, data_path: path, size, id, dir_id, metadata, data_metadata, meta_metadata, on_disk: found, name, is_ec })
     }
 
     fn absent(&self, found: &OnDisk) -> DiskError {

@@ -31,6 +31,7 @@ pub mod ondisk;
 mod pending;
 mod quarantine;
 mod reader;
+mod recent;
 mod verified;
 mod writer;
 

@@ -1,5 +1,6 @@
 use crate::commit::Syncer;
 use crate::lock::{DirLock, lock_dir};
+use crate::recent::Recent;
 use crate::verified::Verified;
 use crate::{DiskError, DiskResult};
 use caelum_base::Env;
@@ -99,12 +100,13 @@ pub struct Manager {
     known: RwLock<HashMap<String, Arc<Device>>>,
     policies: HashMap<u32, Arc<StoragePolicy>>,
     pub(crate) verified: Verified,
+    pub(crate) recent: Recent,
 }
 
 impl Manager {
     pub fn new(config: Config) -> Arc<Self> {
         let policies = config.swift.policies.iter().map(|p| (p.index, Arc::new(p.clone()))).collect();
-        Arc::new(Self { config, known: RwLock::default(), policies, verified: Verified::default() })
+        Arc::new(Self { config, known: RwLock::default(), policies, verified: Verified::default(), recent: Recent::default() })
     }
 
     pub fn now(&self) -> Timestamp {

@@ -1,6 +1,7 @@
 //! Reading an object's data, its checksum verified while it is read whole.
 
 use crate::buffers::{BUFFER, Buffer};
+use crate::file::Content;
 use crate::{DiskError, DiskFile, DiskResult, Opened};
 use bytes::Bytes;
 use caelum_swiftkit::to_hex;
@@ -40,8 +41,8 @@ enum Check {
 
 /// Read between two hints to drop pages from the cache.
 const DROP_WINDOW: u64 = 1 << 20;
-/// Objects up to this are checked each time.
-const SMALL: u64 = 64 << 10;
+/// Objects up to this are checked each time they are read from their files.
+const SMALL: u64 = crate::recent::LARGEST;
 
 impl Reader {
     pub fn new(object: DiskFile, opened: Opened) -> Self {
@@ -71,7 +72,8 @@ impl Reader {
         if start != 0 {
             self.inspector = None;
         }
-        self.check = if start != 0 || self.end != self.opened.size {
+        let memory = matches!(self.opened.content, Content::Memory(_));
+        self.check = if memory || start != 0 || self.end != self.opened.size {
             Check::None
         } else if self.opened.size > SMALL && self.object.manager.verified.contains(&self.opened.id) {
             Check::Known
@@ -104,9 +106,17 @@ impl Reader {
             return None;
         }
         let want = self.remaining().min(BUFFER as u64) as usize;
+        let file = match &self.opened.content {
+            Content::File(file) => file,
+            Content::Memory(all) => {
+                let at = usize::try_from(self.at).ok()?;
+                self.at += want as u64;
+                return (want > 0).then(|| all.slice(at..at + want));
+            }
+        };
         let mut buffer = Buffer::new();
         let space = &mut [IoSliceMut::new(buffer.space().get_mut(..want)?)];
-        match preadv2(&self.opened.file, space, self.at, ReadWriteFlags::NOWAIT) {
+        match preadv2(file, space, self.at, ReadWriteFlags::NOWAIT) {
             Ok(n) if n > 0 => {
                 self.at += n as u64;
                 Some(buffer.filled(n))
@@ -130,7 +140,9 @@ impl Reader {
         }
         let out = self.piece(max)?;
         if !self.keep_cache && (self.at - self.dropped >= DROP_WINDOW || self.at == self.end) {
-            crate::writer::drop_cache(&self.opened.file, self.dropped, self.at - self.dropped);
+            if let Content::File(file) = &self.opened.content {
+                crate::writer::drop_cache(file, self.dropped, self.at - self.dropped);
+            }
             self.dropped = self.at;
         }
         Ok(out)
@@ -157,13 +169,22 @@ impl Reader {
     }
 
     fn fill(&self, buf: &mut [u8]) -> DiskResult<()> {
+        let file = match &self.opened.content {
+            Content::File(file) => file,
+            Content::Memory(all) => {
+                let at = usize::try_from(self.at).unwrap_or(usize::MAX);
+                let rest = all.get(at..).and_then(|r| r.get(..buf.len())).ok_or_else(|| DiskError::Invalid("past the end".into()))?;
+                buf.copy_from_slice(rest);
+                return Ok(());
+            }
+        };
         let mut done = 0;
         while let Some(rest) = buf.get_mut(done..).filter(|r| !r.is_empty()) {
             let at = self.at + done as u64;
             let read = if self.object.in_memory {
-                preadv2(&self.opened.file, &mut [IoSliceMut::new(rest)], at, ReadWriteFlags::NOWAIT)
+                preadv2(file, &mut [IoSliceMut::new(rest)], at, ReadWriteFlags::NOWAIT)
             } else {
-                rustix::io::pread(&self.opened.file, rest, at)
+                rustix::io::pread(file, rest, at)
             };
             match read {
                 Ok(0) => return Err(self.damaged(format!("Bytes read: {at}, does not match metadata: {}", self.opened.size))),
@@ -187,7 +208,7 @@ impl Reader {
         Ok(())
     }
 
-    fn check(&mut self, chunk: &[u8]) -> DiskResult<()> {
+    fn check(&mut self, chunk: &Bytes) -> DiskResult<()> {
         let at_end = self.at == self.opened.size;
         if let Some(i) = &mut self.inspector {
             let result = i.update(chunk).and_then(|()| if at_end { i.finish() } else { Ok(()) });
@@ -207,8 +228,14 @@ impl Reader {
             let reason = format!("ETag {etag} and file's md5 {sum} do not match");
             return Err(self.damaged(reason));
         }
-        if self.opened.size > SMALL && self.keep_cache && self.inspector.is_none() {
-            self.object.manager.verified.insert(self.opened.id);
+        let manager = &self.object.manager;
+        if self.inspector.is_some() || !self.keep_cache {
+            return Ok(());
+        }
+        if self.opened.size > SMALL {
+            manager.verified.insert(self.opened.id);
+        } else if self.object.in_memory {
+            manager.recent.insert(&self.object.dir, &self.opened, chunk.clone(), manager.config.env.now().0);
         }
         Ok(())
     }

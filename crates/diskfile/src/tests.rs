@@ -221,6 +221,62 @@ fn from_memory_or_not_at_all() {
     }
 }
 
+/// What is known of an object without its files being opened: its bytes and metadata.
+fn known(b: &Bed) -> Option<(Vec<u8>, Option<String>)> {
+    let (object, opened) = b.m.recent("sda", "5", 0, ("a", "c", "o"), &Look::default())?;
+    let colour = opened.metadata.get("X-Object-Meta-Colour").map(str::to_string);
+    let mut r = Reader::new(object, opened);
+    let all = r.read_cached().unwrap().to_vec();
+    assert!(r.read_cached().is_none(), "the end");
+    r.range(1, 2);
+    assert_eq!(r.read(10).unwrap(), all[1..2]);
+    Some((all, colour))
+}
+
+#[test]
+fn small_objects_read_a_moment_ago_are_known_until_they_change() {
+    let b = bed();
+    let o = b.object("o");
+    // Directories' times are the kernel's.
+    let settle = || {
+        b.clock.set(Env::system().now());
+        b.clock.advance(Duration::from_secs(1));
+    };
+    let read = || {
+        read_all(&o).unwrap();
+        let Ok(mut r) = o.clone().in_memory().reader(at(0)) else { return false };
+        r.read(100).is_ok()
+    };
+    put(&o, b"body", at(0), &[("X-Object-Meta-Colour", "red")]);
+    b.clock.set(Env::system().now());
+    if !read() {
+        // Not all file systems can tell what is in memory (tmpfs of older kernels).
+        return;
+    }
+    assert!(known(&b).is_none(), "changed just now");
+    settle();
+    assert!(read());
+    assert_eq!(known(&b), Some((b"body".to_vec(), Some("red".into()))));
+    let mut m = Metadata::new();
+    m.set("X-Timestamp", at(1).internal());
+    o.write_metadata(m).unwrap().wait_blocking().unwrap();
+    assert!(known(&b).is_none(), "new metadata");
+    settle();
+    assert!(read());
+    assert_eq!(known(&b), Some((b"body".to_vec(), None)));
+    put(&o, b"more", at(2), &[("X-Delete-At", "4000000000")]);
+    assert!(known(&b).is_none(), "new data");
+    settle();
+    assert!(read());
+    assert!(known(&b).is_none(), "it will expire");
+    put(&o, b"last", at(3), &[]);
+    settle();
+    assert!(read());
+    assert_eq!(known(&b).unwrap().0, b"last");
+    o.delete(at(4)).unwrap().wait_blocking().unwrap();
+    assert!(known(&b).is_none(), "deleted");
+}
+
 #[test]
 fn damage_is_found_and_moved_away() {
     type Harm = fn(&Path);

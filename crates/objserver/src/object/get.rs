@@ -88,16 +88,24 @@ fn would_block(e: &DiskError) -> bool {
 fn open(server: &Shared, parts: &Parts, target: &Target, in_memory: bool) -> Result<Option<Ready>, Resp> {
     let now = headers::timestamp_or(&parts.headers, server.disks.now())?;
     let look = Look { wish: frag_wish(parts)?, open_expired: headers::open_expired(&parts.headers), next_part_power: None };
-    let mut object = target.object(&server.disks, look).map_err(|e| disk_failure(&target.device, e))?;
-    if in_memory {
-        object = object.in_memory();
-    }
-    let opened = match object.open(now) {
-        Ok(o) => o,
-        Err(e) if would_block(&e) => return Ok(None),
-        Err(DiskError::Deleted { timestamp } | DiskError::Expired { timestamp, .. }) => return Err(not_found(parts, Some(timestamp))),
-        Err(DiskError::NotExist | DiskError::Quarantined { .. }) => return Err(not_found(parts, None)),
-        Err(e) => return Err(disk_failure(&target.device, e)),
+    let recent = if in_memory { target.recent(&server.disks, &look) } else { None };
+    let (object, opened) = match recent {
+        Some(known) => known,
+        None => {
+            let mut object = target.object(&server.disks, look).map_err(|e| disk_failure(&target.device, e))?;
+            if in_memory {
+                object = object.in_memory();
+            }
+            match object.open(now) {
+                Ok(o) => (object, o),
+                Err(e) if would_block(&e) => return Ok(None),
+                Err(DiskError::Deleted { timestamp } | DiskError::Expired { timestamp, .. }) => {
+                    return Err(not_found(parts, Some(timestamp)));
+                }
+                Err(DiskError::NotExist | DiskError::Quarantined { .. }) => return Err(not_found(parts, None)),
+                Err(e) => return Err(disk_failure(&target.device, e)),
+            }
+        }
     };
     let mut head = Response::new(());
     fill_head(server, head.headers_mut(), &opened);

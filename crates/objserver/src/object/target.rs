@@ -1,7 +1,7 @@
 //! What a request is about: device, partition, object, policy.
 
 use super::{Resp, headers, respond};
-use caelum_diskfile::{DiskError, DiskFile, Look, Manager};
+use caelum_diskfile::{DiskError, DiskFile, Look, Manager, Opened};
 use caelum_swiftkit::MAX_OBJECT_NAME;
 use http::request::Parts;
 use std::sync::Arc;
@@ -68,6 +68,11 @@ impl Target {
 
     pub fn object(&self, disks: &Arc<Manager>, look: Look) -> Result<DiskFile, DiskError> {
         disks.object(&self.device, &self.partition, self.policy, (&self.account, &self.container, &self.object), look)
+    }
+
+    /// As [`Manager::recent`].
+    pub fn recent(&self, disks: &Arc<Manager>, look: &Look) -> Option<(DiskFile, Opened)> {
+        disks.recent(&self.device, &self.partition, self.policy, (&self.account, &self.container, &self.object), look)
     }
 
     pub fn check_name_length(&self) -> Result<(), Resp> {
