@@ -41,16 +41,26 @@ enum Check {
 
 /// Read between two hints to drop pages from the cache.
 const DROP_WINDOW: u64 = 1 << 20;
+/// Larger objects never stay in the page cache: when part of one had to be read anew, checking all of it would take long.
+const LARGEST_KEPT: u64 = 256 << 20;
 /// Objects up to this are checked each time they are read from their files.
 const SMALL: u64 = crate::recent::LARGEST;
 
 impl Reader {
     pub fn new(object: DiskFile, opened: Opened) -> Self {
-        let keep_cache = opened.size <= object.manager.config.keep_cache_size;
+        let keep_cache = opened.size <= object.manager.config.keep_cache_size || object.manager.verified.contains(&opened.id);
         let end = opened.size;
         let mut out = Self { object, opened, at: 0, end, check: Check::None, inspector: None, keep_cache, dropped: 0 };
         out.range(0, end);
         out
+    }
+
+    /// A client asks for this. Large objects that are asked for again soon stay in the page cache, which others of their
+    /// size only pass through.
+    #[must_use]
+    pub fn wanted(mut self) -> Self {
+        self.keep_cache = self.keep_cache || self.opened.size <= LARGEST_KEPT && self.object.manager.verified.wanted_again(self.opened.id);
+        self
     }
 
     /// Looks at erasure-coded fragments while they are read from the beginning.

@@ -234,6 +234,24 @@ fn known(b: &Bed) -> Option<(Vec<u8>, Option<String>)> {
 }
 
 #[test]
+fn large_objects_stay_in_memory_once_they_are_wanted_again() {
+    let b = bed();
+    let o = b.object("o");
+    put(&o, &vec![7; 6 << 20], at(0), &[]);
+    let read = |mut r: Reader| while !r.read(1 << 20).unwrap().is_empty() {};
+    let known = || o.reader(at(0)).unwrap().read_cached().is_some();
+    // Daemons do not ask on anybody's behalf.
+    for _ in 0..3 {
+        read(o.reader(at(0)).unwrap());
+        assert!(!known());
+    }
+    read(o.reader(at(0)).unwrap().wanted());
+    assert!(!known(), "once is not enough");
+    read(o.reader(at(0)).unwrap().wanted());
+    assert!(known());
+}
+
+#[test]
 fn small_objects_read_a_moment_ago_are_known_until_they_change() {
     let b = bed();
     let o = b.object("o");

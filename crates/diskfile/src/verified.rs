@@ -31,19 +31,20 @@ impl From<&Metadata> for FileId {
     }
 }
 
+/// Files and when they were noted.
 #[derive(Default)]
-pub(crate) struct Verified(Mutex<HashMap<FileId, Instant>>);
+struct Noted(Mutex<HashMap<FileId, Instant>>);
 
-impl Verified {
+impl Noted {
     fn files(&self) -> MutexGuard<'_, HashMap<FileId, Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn contains(&self, file: &FileId) -> bool {
+    fn contains(&self, file: &FileId) -> bool {
         self.files().get(file).is_some_and(|t| t.elapsed() < MAX_AGE)
     }
 
-    pub fn insert(&self, file: FileId) {
+    fn insert(&self, file: FileId) {
         let mut files = self.files();
         if files.len() >= MAX_FILES {
             files.retain(|_, t| t.elapsed() < MAX_AGE);
@@ -55,7 +56,35 @@ impl Verified {
         files.insert(file, Instant::now());
     }
 
-    pub fn remove(&self, file: &FileId) {
+    fn remove(&self, file: &FileId) {
         self.files().remove(file);
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Verified {
+    right: Noted,
+    /// Large files that clients have asked for.
+    wanted: Noted,
+}
+
+impl Verified {
+    pub fn contains(&self, file: &FileId) -> bool {
+        self.right.contains(file)
+    }
+
+    pub fn insert(&self, file: FileId) {
+        self.right.insert(file);
+    }
+
+    pub fn remove(&self, file: &FileId) {
+        self.right.remove(file);
+    }
+
+    /// Notes that a client asks for a file; whether one has done so a moment ago.
+    pub fn wanted_again(&self, file: FileId) -> bool {
+        let again = self.wanted.contains(&file);
+        self.wanted.insert(file);
+        again
     }
 }

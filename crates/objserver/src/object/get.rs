@@ -121,6 +121,9 @@ fn open(server: &Shared, parts: &Parts, target: &Target, in_memory: bool) -> Res
     let size = opened.size;
     let inspector = fragments::inspector(object.policy());
     let mut reader = Reader::new(object, opened);
+    if !in_memory {
+        reader = reader.wanted();
+    }
     if let Some(i) = inspector {
         reader = reader.inspected(i);
     }
