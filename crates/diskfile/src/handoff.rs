@@ -3,8 +3,9 @@
 use crate::lock::{DEFAULT_TIMEOUT, lock_dir};
 use crate::manager::list_or_empty;
 use crate::ondisk::{FragWish, resolve};
-use crate::{DiskResult, Manager, ObjectTimes, clean, hashes};
+use crate::{DiskResult, Ext, FileInfo, Manager, ObjectTimes, clean, hashes};
 use caelum_swiftkit::StoragePolicy;
+use std::path::Path;
 
 impl Manager {
     /// Removes a whole object whose state is still `times`; what was written since stays, by its newer name. False
@@ -41,6 +42,24 @@ impl Manager {
         Ok(true)
     }
 
+    /// Metadata without data says nothing of an object, and no node asks for it. It comes to be where whole directories are
+    /// copied while the data has not got there yet (a partition that the relinker is just filling), so what is new stays.
+    fn remove_lone_metadata(&self, partition: &Path, dir: &Path, policy: &StoragePolicy) -> DiskResult<()> {
+        let lone = |names: &[String]| {
+            let meta = |n: &String| FileInfo::parse(n, policy).is_ok_and(|f| f.ext == Ext::Meta);
+            !names.is_empty() && names.iter().all(|n| meta(n) && self.is_older(&dir.join(n), self.config.commit_window))
+        };
+        if !lone(&list_or_empty(dir)?) {
+            return Ok(());
+        }
+        let _lock = lock_dir(partition, "", 1, DEFAULT_TIMEOUT)?;
+        let names = list_or_empty(dir)?;
+        for name in names.iter().filter(|_| lone(&names)) {
+            clean::remove_file(&dir.join(name))?;
+        }
+        Ok(())
+    }
+
     /// Removes a partition that holds no object any more. True when it is gone. A write that comes in at the same
     /// time keeps it: directories that are not empty stay.
     pub fn remove_empty_partition(&self, device: &str, policy: &StoragePolicy, partition: &str) -> DiskResult<bool> {
@@ -49,7 +68,9 @@ impl Manager {
         for suffix in list_or_empty(&path)?.iter().filter(|n| hashes::valid_suffix(n)) {
             let suffix = path.join(suffix);
             for hash in list_or_empty(&suffix)? {
-                let _ = std::fs::remove_dir(suffix.join(hash));
+                let dir = suffix.join(hash);
+                self.remove_lone_metadata(&path, &dir, policy)?;
+                let _ = std::fs::remove_dir(dir);
             }
             let _ = std::fs::remove_dir(suffix);
         }

@@ -148,6 +148,30 @@ fn metadata_goes_where_its_data_went() {
 }
 
 #[test]
+fn lone_metadata_does_not_keep_a_partition() {
+    let b = bed();
+    let o = b.object("o");
+    put(&o, b"x", at(0), &[]);
+    let mut m = Metadata::new();
+    m.set("X-Timestamp", at(1).internal());
+    o.write_metadata(m).unwrap().wait_blocking().unwrap();
+    let remove = || b.m.remove_empty_partition("sda", o.policy(), "5").unwrap();
+    let later = |secs| {
+        b.clock.set(Env::system().now());
+        b.clock.advance(Duration::from_secs(secs));
+    };
+    later(3600);
+    assert!(!remove());
+    assert_eq!(b.names(&o).len(), 2);
+    std::fs::remove_file(o.dir().join(format!("{}.data", at(0).internal()))).unwrap();
+    later(30);
+    assert!(!remove(), "its data may be on its way");
+    later(90);
+    assert!(remove());
+    assert!(!o.dir().exists());
+}
+
+#[test]
 fn an_abandoned_write_leaves_nothing() {
     let b = bed();
     let o = b.object("o");
