@@ -46,7 +46,7 @@ impl Env {
 
     /// A random UUID without hyphens, the form of Keystone ids.
     pub fn hex_id(&self) -> String {
-        id::uuid(&*self.rng).replace('-', "")
+        id::hex_id(&*self.rng)
     }
 
     /// `req-<uuid>`, the form of OpenStack request ids.

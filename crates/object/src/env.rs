@@ -121,7 +121,7 @@ impl SwiftPath {
     /// From a request target's path, percent-decoded once; an encoded slash separates as any other does. `None` when it
     /// is not a Swift path or not UTF-8.
     pub fn parse(path: &str) -> Option<Self> {
-        if path.contains("%2F") || path.contains("%2f") {
+        if path.contains('%') && (path.contains("%2F") || path.contains("%2f")) {
             return Self::parse(&path.replace("%2F", "/").replace("%2f", "/"));
         }
         let mut parts = path.strip_prefix('/')?.splitn(4, '/');
