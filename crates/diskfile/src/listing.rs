@@ -41,6 +41,16 @@ impl Manager {
         Ok(out)
     }
 
+    /// Names of the objects' directories in these suffixes of a partition, whatever is in them.
+    pub fn hash_names(&self, device: &str, policy: &StoragePolicy, partition: &str, suffixes: &[String]) -> DiskResult<Vec<String>> {
+        let path = self.partition_path(device, policy, partition);
+        let mut out = Vec::new();
+        for suffix in suffixes {
+            out.append(&mut list_or_empty(&path.join(suffix))?);
+        }
+        Ok(out)
+    }
+
     /// Suffixes of a partition, in order.
     pub fn suffixes(&self, device: &str, policy: &StoragePolicy, partition: &str) -> DiskResult<Vec<String>> {
         self.device_path(device)?;

@@ -201,7 +201,12 @@ fn what_was_checked_and_stayed_in_memory_is_not_checked_again() {
     let body: Vec<u8> = (0..700_000_u32).map(|i| (i % 251) as u8).collect();
     put(&o, &body, at(0), &[]);
     let mut r = o.reader(at(0)).unwrap();
-    assert!(r.read_cached().is_none(), "nobody has looked at it yet");
+    assert!(r.read_cached().is_some(), "it has just been written");
+    // Another process knows nothing of that.
+    let other = Manager::new(b.m.config.clone());
+    let same = || other.object("sda", "5", 0, ("a", "c", "o"), Look::default()).unwrap();
+    assert!(same().reader(at(0)).unwrap().read_cached().is_none(), "nobody has looked at it yet");
+    let o = same();
     assert_eq!(read_all(&o).unwrap(), body);
     let mut r = o.reader(at(0)).unwrap();
     let first = r.read_cached().expect("known to be right");

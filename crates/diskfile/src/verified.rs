@@ -1,5 +1,7 @@
 //! Files whose checksum was found right and whose bytes have stayed in memory since.
 //!
+//! So are files that were just written with a checksum computed on the way.
+//!
 //! Checking an object costs several times what sending it does. One that was read whole a moment ago need not be
 //! checked again as long as the same bytes are still in the page cache: a disk can only give wrong ones when it is
 //! read anew. So a file is remembered here by its inode and time of change, and is then read without

@@ -9,7 +9,8 @@ use crate::lock::{DEFAULT_TIMEOUT, lock_dir};
 use crate::manager::{Device, FsKind, Reserve};
 use crate::names::{Ext, data_name, meta_name, tombstone_name};
 use crate::ondisk::{FragWish, resolve};
-use crate::{DiskError, DiskFile, DiskResult, Metadata, hashes, manager, metadata};
+use crate::verified::FileId;
+use crate::{DiskError, DiskFile, DiskResult, Metadata, hashes, manager, metadata, recent};
 use caelum_swiftkit::{Timestamp, to_hex};
 use md5::{Digest, Md5};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, fallocate, fstatvfs, linkat, open};
@@ -78,7 +79,8 @@ impl Writer {
         (self.size, self.md5.take().map(|sum| to_hex(&sum.finalize())))
     }
 
-    /// Gives the file its metadata and name. `metadata` must have `X-Timestamp`; the object's name is added.
+    /// Gives the file its metadata and name. `metadata` must have `X-Timestamp` and, of data, an `ETag` that matches what
+    /// was written; the object's name is added.
     /// Fragments are not durable before [`DiskFile::commit`]. Errors: as [`DiskError`] says; then nothing has changed.
     pub fn put(mut self, mut metadata: Metadata) -> DiskResult<Pending> {
         let timestamp = metadata.timestamp("X-Timestamp").ok_or_else(|| DiskError::Invalid("no X-Timestamp in the metadata".into()))?;
@@ -108,6 +110,7 @@ impl Writer {
         let fresh = !self.changed.is_empty();
         let mut changed = self.link(&dir, &name)?;
         let relinked = self.relink(&dir, &name, &mut changed);
+        self.note_right();
         if cleanup {
             if !fresh {
                 self.clean(&dir);
@@ -198,6 +201,18 @@ impl Writer {
             Err(e) => tracing::error!(from = %dir.display(), to = %other.display(), error = %e, "relinking failed"),
         }
         Some(other)
+    }
+
+    /// What was just written is in memory and matches its checksum.
+    fn note_right(&self) {
+        let manager = &self.object.manager;
+        let kept = recent::LARGEST + 1..=manager.config.keep_cache_size;
+        if self.ext != Ext::Data || self.object.policy.is_ec() || !kept.contains(&self.size) {
+            return;
+        }
+        if let Ok(m) = self.file.metadata() {
+            manager.verified.insert(FileId::from(&m));
+        }
     }
 
     fn clean(&self, dir: &Path) {

@@ -5,6 +5,7 @@
 //! have it in the state that is here, it is removed.
 
 use super::node::RemoteHashes;
+use super::relinker::{self, Mover, Step, partition_of};
 use super::ssync::InSync;
 use super::{Config, SyncMethod, all, blocking, node, rsync, ssync};
 use crate::recon::Times;
@@ -191,6 +192,31 @@ impl Job {
         }
     }
 
+    /// Moves to their own partition the objects here whose hash belongs elsewhere. They come to be here when nodes see an
+    /// increase of the part power at different times; sent along with this partition, they would be on three more
+    /// devices, for nobody. `None`: looks at all suffixes. Errors are logged; the next pass tries again.
+    async fn rehome(&self, config: &Config, suffixes: Option<Vec<String>>) {
+        let (disks, job, power) = (config.disks.clone(), self.clone(), self.ring.part_power());
+        let clobber = config.clobber_hardlink_collisions;
+        let moved = blocking(move || {
+            let device = &job.local.device;
+            let suffixes = suffixes.map_or_else(|| disks.suffixes(device, &job.policy, &job.partition), Ok)?;
+            let mover = Mover { disks: disks.clone(), policy: job.policy.clone(), device: device.clone(), step: Step::Cleanup, clobber };
+            let mut stats = relinker::Stats::default();
+            for hash in disks.hash_names(device, &job.policy, &job.partition, &suffixes)? {
+                if let Some(to) = partition_of(&hash, power).filter(|to| *to != job.number) {
+                    mover.object(&disks.hash_dir(device, &job.policy, &job.partition, &hash), &hash, to, &mut stats)?;
+                }
+            }
+            Ok(stats.hash_dirs)
+        });
+        match moved.await {
+            Ok(0) => {}
+            Ok(n) => tracing::info!(partition = self.partition, device = self.local.device, n, "objects moved to their own partition"),
+            Err(e) => tracing::warn!(partition = self.partition, device = self.local.device, error = e, "misplaced objects stay"),
+        }
+    }
+
     fn failed(&self, node: &Device, error: &str) {
         tracing::warn!(
             partition = self.partition,
@@ -274,6 +300,7 @@ async fn update_node(config: &Config, job: &Job, node: &Device, local: &mut Hash
         stats.hashmatch += 1;
         return Ok(true);
     }
+    job.rehome(config, Some(suffixes.clone())).await;
     stats.synced += 1;
     stats.suffix_sync += suffixes.len() as u64;
     job.push(config, node, &suffixes, None).await?;
@@ -293,6 +320,7 @@ async fn revert(config: &Config, job: &Job) -> Stats {
 }
 
 async fn hand_over(config: &Config, job: &Job, stats: &mut Stats) -> Result<(), String> {
+    job.rehome(config, None).await;
     let (disks, j) = (config.disks.clone(), job.clone());
     // An incoming SSYNC holds this lock: both nodes handing over to each other would both remove.
     let (_lock, state) = blocking(move || {

@@ -171,6 +171,8 @@ fn storage(root: &Path, swift: &Arc<SwiftConf>, nodes: &Nodes, env: &Env, realms
     config.disk.mount_check = false;
     // Here the kernel knows best what to keep; upstream's few MiB are for clusters far larger than their memory.
     config.disk.keep_cache_size = 256 << 20;
+    // The container is in this process: a client sees what it wrote in the listing, however busy the disk is.
+    config.container_update_timeout = Duration::from_secs(10);
     let objects = ObjectServer::new(config);
     let disks = objects.disks();
     nodes.set_local(IP, OBJECT_PORT, objects);

@@ -4,18 +4,18 @@
 //! servers write new objects under both. After it ([`Step::Cleanup`]), old names go, each only once the new one is there.
 //! Both steps may be repeated and broken off anywhere; the next run goes on after the last partition that was done.
 
+mod mover;
 mod state;
 
 use super::{Config, all, blocking};
 use crate::recon;
-use caelum_diskfile::{DiskError, DiskResult, FragWish, Manager, invalidate_hash, lock_dir, lock_file, ondisk, same_version, valid_suffix};
-use caelum_swiftkit::StoragePolicy;
+use caelum_diskfile::{DiskResult, lock_file, valid_suffix};
+pub(super) use mover::Mover;
 use serde_json::{Value, json};
 use state::State;
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::ops::AddAssign;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -98,9 +98,10 @@ async fn run_policies(config: &Config, step: Step, progress: &Arc<Progress>) -> 
         let (policy, power) = (&policy, ring.part_power());
         total += all(devices, config.concurrency, |device| async move {
             let (config, policy, progress) = (config.clone(), policy.clone(), progress.clone());
-            let disks = config.disks.clone();
-            let work = Work { config, disks, policy, device, power, next, old, step, progress };
-            let name = work.device.clone();
+            let name = device.clone();
+            let clobber = config.clobber_hardlink_collisions;
+            let mover = Mover { disks: config.disks.clone(), policy, device, step, clobber };
+            let work = Work { config, mover, power, next, old, progress };
             match blocking(move || work.run()).await {
                 Ok(stats) => stats,
                 Err(e) => {
@@ -116,18 +117,15 @@ async fn run_policies(config: &Config, step: Step, progress: &Arc<Progress>) -> 
 
 struct Work {
     config: Config,
-    disks: Arc<Manager>,
-    policy: Arc<StoragePolicy>,
-    device: String,
+    mover: Mover,
     power: u32,
     next: u32,
     old: u32,
-    step: Step,
     progress: Arc<Progress>,
 }
 
 /// The partition of an object's hash with this part power.
-fn partition_of(hash: &str, power: u32) -> Option<u32> {
+pub(super) fn partition_of(hash: &str, power: u32) -> Option<u32> {
     let top = u32::from_str_radix(hash.get(..8)?, 16).ok()?;
     Some(top.checked_shr(32 - power.min(32)).unwrap_or(0))
 }
@@ -135,21 +133,22 @@ fn partition_of(hash: &str, power: u32) -> Option<u32> {
 impl Work {
     fn run(&self) -> DiskResult<Stats> {
         let mut stats = Stats::default();
-        let (root, datadir) = (self.disks.device_path(&self.device)?, self.policy.dir("objects"));
+        let (root, datadir) = (self.mover.disks.device_path(&self.mover.device)?, self.mover.policy.dir("objects"));
         // One at a time per device and policy.
         let _lock = lock_file(&State::lock_path(&root, &datadir), LOCK_TIMEOUT)?;
         let mut state = State::load(&root, &datadir, self.power, self.next)?;
-        let mut partitions: Vec<u32> = self.disks.partitions(&self.device, &self.policy)?.iter().filter_map(|p| p.parse().ok()).collect();
+        let mut partitions: Vec<u32> =
+            self.mover.disks.partitions(&self.mover.device, &self.mover.policy)?.iter().filter_map(|p| p.parse().ok()).collect();
         partitions.retain(|p| u64::from(*p) < 1 << self.old);
         let started = self.progress.seconds();
         let mut pace = Pace { per_second: self.config.relinks_per_second, started: Instant::now(), n: 0 };
-        for partition in state.remaining(&partitions, self.step == Step::Relink) {
+        for partition in state.remaining(&partitions, self.mover.step == Step::Relink) {
             if !self.config.wants_partition(partition) {
                 continue;
             }
             let before = stats.errors;
             if let Err(e) = self.partition(partition, &mut stats, &mut pace) {
-                tracing::error!(device = self.device, partition, error = %e, "relinking a partition");
+                tracing::error!(device = self.mover.device, partition, error = %e, "relinking a partition");
                 stats.errors += 1;
             }
             if stats.errors == before {
@@ -163,102 +162,26 @@ impl Work {
 
     fn partition(&self, partition: u32, stats: &mut Stats, pace: &mut Pace) -> DiskResult<()> {
         let name = partition.to_string();
-        let path = self.disks.partition_path(&self.device, &self.policy, &name);
+        let path = self.mover.disks.partition_path(&self.mover.device, &self.mover.policy, &name);
         let mut linked: BTreeSet<u32> = BTreeSet::new();
         for suffix in list(&path)?.into_iter().filter(|s| valid_suffix(s)) {
             for hash in list(&path.join(&suffix))? {
                 let Some(to) = partition_of(&hash, self.next).filter(|to| *to != partition) else { continue };
                 pace.wait();
-                if self.object(&path.join(&suffix).join(&hash), &hash, to, stats)? {
+                if self.mover.object(&path.join(&suffix).join(&hash), &hash, to, stats)? {
                     linked.insert(to);
                 }
             }
         }
         // While linking, only what lies above the old partitions is complete now; the rest waits for the clean-up.
-        for to in linked.into_iter().filter(|to| self.step == Step::Cleanup || u64::from(*to) >= 1 << self.old) {
-            self.disks.get_hashes(&self.device, &to.to_string(), &[], &self.policy, false)?;
+        for to in linked.into_iter().filter(|to| self.mover.step == Step::Cleanup || u64::from(*to) >= 1 << self.old) {
+            self.mover.disks.get_hashes(&self.mover.device, &to.to_string(), &[], &self.mover.policy, false)?;
         }
-        if self.step == Step::Cleanup {
-            self.disks.get_hashes(&self.device, &name, &[], &self.policy, false)?;
-            self.disks.remove_empty_partition(&self.device, &self.policy, &name)?;
+        if self.mover.step == Step::Cleanup {
+            self.mover.disks.get_hashes(&self.mover.device, &name, &[], &self.mover.policy, false)?;
+            self.mover.disks.remove_empty_partition(&self.mover.device, &self.mover.policy, &name)?;
         }
         Ok(())
-    }
-
-    /// One object's directory; true when something was linked.
-    fn object(&self, from: &Path, hash: &str, partition: u32, stats: &mut Stats) -> DiskResult<bool> {
-        stats.hash_dirs += 1;
-        // New metadata comes before this, and goes with the rest, or finds no data any more.
-        let old_partition = from.ancestors().nth(2).filter(|_| self.step == Step::Cleanup);
-        let lock = old_partition.map(|p| lock_dir(p, "", 1, LOCK_TIMEOUT)).transpose()?;
-        let to = self.disks.hash_dir(&self.device, &self.policy, &partition.to_string(), hash);
-        // The new place first: the old one is then never the fuller of the two for a reason that no longer holds.
-        let new = self.disks.clean_up(&to, &self.policy, &FragWish::default())?;
-        let old = self.disks.clean_up(from, &self.policy, &FragWish::default())?;
-        let union: BTreeSet<String> = new.files.iter().chain(&old.files).cloned().collect();
-        let mut names: Vec<String> = union.into_iter().collect();
-        names.sort_by(|a, b| b.cmp(a));
-        let obsolete = ondisk::resolve(&names, &self.policy, &FragWish::default()).obsolete;
-        let needed = old.files.iter().filter(|n| !obsolete.iter().any(|o| o.name == **n));
-        let (mut linked, mut missing) = (false, false);
-        for name in needed {
-            stats.files += 1;
-            match self.link(&from.join(name), &to.join(name)) {
-                Ok(true) => {
-                    stats.linked += 1;
-                    linked = true;
-                }
-                Ok(false) => {}
-                Err(e) => {
-                    tracing::error!(file = %from.join(name).display(), error = %e, "not linked");
-                    stats.errors += 1;
-                    missing = true;
-                }
-            }
-        }
-        if linked {
-            std::fs::File::open(&to)?.sync_all()?;
-            to.parent().map_or(Ok(()), invalidate_hash)?;
-        }
-        if self.step == Step::Cleanup && !missing {
-            for name in &old.files {
-                std::fs::remove_file(from.join(name)).or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
-                stats.removed += 1;
-            }
-            drop(lock);
-            from.parent().map_or(Ok(()), invalidate_hash)?;
-            // Whatever else is in it stays.
-            let _ = std::fs::remove_dir(from);
-        }
-        Ok(linked)
-    }
-}
-
-impl Work {
-    /// Gives a file a second name; false when it has it. Errors: something else has that name, unless both are
-    /// tombstones of one time or copies of one version, which say the same, or it is to be put aside.
-    fn link(&self, from: &Path, to: &Path) -> DiskResult<bool> {
-        let collision = || DiskError::Invalid(format!("{} is another file", to.display()));
-        match link(from, to)? {
-            Linked::Made => return Ok(true),
-            Linked::There => return Ok(false),
-            Linked::Collision if to.extension().is_some_and(|e| e == "ts") => return Ok(false),
-            // It was linked once, and later replication brought the old partition a copy of its own again.
-            Linked::Collision if same_version(from, to)? => return Ok(false),
-            Linked::Collision if !self.config.clobber_hardlink_collisions => return Err(collision()),
-            Linked::Collision => {}
-        }
-        if self.step == Step::Cleanup {
-            // Clients are served from there already.
-            return Ok(false);
-        }
-        let aside = self.disks.quarantine_dir(&self.disks.device_path(&self.device)?, &self.policy, to.parent().unwrap_or(to))?;
-        tracing::info!(file = %to.display(), to = %aside.display(), "another file was in the way");
-        match link(from, to)? {
-            Linked::Made => Ok(true),
-            Linked::There => Ok(false),
-            Linked::Collision => Err(collision()),
-        }
     }
 }
 
@@ -318,8 +241,8 @@ impl Progress {
         if finished {
             policy["total_time"] = json!(total);
         }
-        let entry = held.0.entry(work.device.clone()).or_insert_with(|| json!({ "policies": {} }));
-        entry["policies"][work.policy.index.to_string()] = policy;
+        let entry = held.0.entry(work.mover.device.clone()).or_insert_with(|| json!({ "policies": {} }));
+        entry["policies"][work.mover.policy.index.to_string()] = policy;
         collate(entry);
         let text = json!({ "devices": held.0.clone(), "workers": self.worker(None) });
         if let Err(e) = recon::merge(dir, RECON, text) {
@@ -358,30 +281,6 @@ fn list(dir: &Path) -> DiskResult<Vec<String>> {
         other => other?,
     };
     entries.map(|e| Ok(e?.file_name().into_string().unwrap_or_default())).collect()
-}
-
-enum Linked {
-    Made,
-    There,
-    /// The name is another file's.
-    Collision,
-}
-
-/// Gives a file a second name.
-fn link(from: &Path, to: &Path) -> DiskResult<Linked> {
-    if let Some(dir) = to.parent() {
-        std::fs::create_dir_all(dir)?;
-    }
-    match std::fs::hard_link(from, to) {
-        Ok(()) => Ok(Linked::Made),
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-            let same = std::fs::metadata(from)?.ino() == std::fs::metadata(to)?.ino();
-            Ok(if same { Linked::There } else { Linked::Collision })
-        }
-        // Removed since it was listed: a newer one has come.
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Linked::There),
-        Err(e) => Err(e.into()),
-    }
 }
 
 #[cfg(test)]

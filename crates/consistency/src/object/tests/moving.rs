@@ -53,6 +53,48 @@ async fn handed_over_and_only_then_removed() {
     assert!(list(&c.dir.path().join("3/sd3/objects")).is_empty());
 }
 
+/// As an increase of the part power leaves them that not all nodes saw at the same time: on a primary of the wrong
+/// partition, on a device that holds neither, and metadata alone.
+#[tokio::test]
+async fn objects_in_a_wrong_partition_go_to_their_own() {
+    let c = Cluster::new(4, 3);
+    let (a, b, m) = (c.name("a"), c.name("b"), c.name("m"));
+    let misplace = |node: u32, name: &str| {
+        let right = c.hash_dir(node, "objects", name);
+        let (hash, suffix) = (right.file_name().unwrap(), right.parent().unwrap().file_name().unwrap());
+        let wrong = c.dir.path().join(format!("{node}/sd{node}/objects/{}", (c.partition(name) + 1) % 15)).join(suffix);
+        std::fs::create_dir_all(&wrong).unwrap();
+        std::fs::rename(&right, wrong.join(hash)).unwrap();
+    };
+    for (node, name) in [(0, &a), (3, &b), (0, &m)] {
+        assert_eq!(c.send(node, "PUT", name, &[("X-Timestamp", T1)], b"data").await, 201);
+    }
+    assert_eq!(c.send(0, "POST", &m, &[("X-Timestamp", T2), ("X-Object-Meta-Colour", "red")], b"").await, 202);
+    assert_eq!(c.send(1, "PUT", &m, &[("X-Timestamp", T1)], b"data").await, 201);
+    let data = c.hash_dir(0, "objects", &m).join(format!("{T1}.data"));
+    std::fs::remove_file(data).unwrap();
+    for (node, name) in [(0, &a), (3, &b), (0, &m)] {
+        misplace(node, name);
+    }
+    for node in [0, 3, 0, 1, 3, 0, 1] {
+        assert_eq!(replicator::run_once(&c.config(node)).await.failure, 0, "node {node}");
+    }
+    for node in 0..3 {
+        for name in [&a, &b] {
+            assert_eq!(c.get(node, name, &[]).await.2, b"data", "node {node}");
+        }
+        let (_, headers, body) = c.get(node, &m, &[]).await;
+        assert_eq!((&body[..], headers["x-object-meta-colour"].to_str().unwrap()), (&b"data"[..], "red"), "node {node}");
+        for name in [&a, &b, &m] {
+            let wrong = c.dir.path().join(format!("{node}/sd{node}/objects/{}", (c.partition(name) + 1) % 15));
+            let hash = c.hash_dir(node, "objects", name);
+            let left = wrong.join(hash.parent().unwrap().file_name().unwrap()).join(hash.file_name().unwrap());
+            assert!(!left.exists(), "node {node}: {}", left.display());
+        }
+    }
+    assert!(list(&c.dir.path().join("3/sd3/objects")).is_empty());
+}
+
 /// The link between regions carries an object once; what the other node there lacks keeps it here.
 #[tokio::test]
 async fn once_per_region() {
