@@ -8,9 +8,9 @@ pub fn json_text(out: &mut Vec<u8>, text: &str) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
     let bytes = text.as_bytes();
-    // Nearly all names are plain: copied whole.
-    let plain = |b: u8| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\';
-    if bytes.iter().all(|b| plain(*b)) {
+    // Nearly all names are plain: copied whole. Looking at every byte, without stopping at the first, is done many at a time.
+    let special = |b: u8| !(0x20..0x7f).contains(&b) || b == b'"' || b == b'\\';
+    if !bytes.iter().fold(false, |found, b| found | special(*b)) {
         out.extend_from_slice(bytes);
         out.push(b'"');
         return;
