@@ -185,6 +185,10 @@ async fn bad_requests() {
     assert_eq!(b.put("o", 0, b"x", &[("X-Object-Meta-A", &"v".repeat(257))]).await.0, 400);
     assert_eq!(b.put("o", 0, b"xy", &[("X-Backend-Storage-Policy-Index", "7")]).await.0, 503);
     assert_eq!(b.put("%ff", 0, b"xy", &[]).await.0, 412);
+    // `swift-recon` asks so what kind of server this is.
+    let (status, headers, _) = b.send("OPTIONS", "/", &[], full("")).await;
+    assert_eq!((status, headers["allow"].to_str().unwrap()), (200, "DELETE, GET, HEAD, OPTIONS, POST, PUT, REPLICATE, SSYNC"));
+    assert!(headers["server"].to_str().unwrap().starts_with("object-server/"));
     let t = ("X-Timestamp", ts(0));
     let base = [(t.0, t.1.as_str()), ("Content-Type", "a/b")];
     assert_eq!(b.send("PUT", "/sda/1/a/c/o", &base, full("")).await.0, 411);

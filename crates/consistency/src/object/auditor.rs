@@ -54,8 +54,7 @@ impl AddAssign for Stats {
     }
 }
 
-/// One pass over all devices.
-pub async fn run_once(config: &Config, pass: Pass) -> Stats {
+async fn one_pass(config: &Config, pass: Pass) -> Stats {
     let disks = config.disks.clone();
     let devices = blocking(move || Ok(disks.device_names())).await.unwrap_or_default();
     all(devices, config.concurrency, |device| async move {
@@ -68,9 +67,8 @@ pub async fn run_once(config: &Config, pass: Pass) -> Stats {
     .await
 }
 
-/// Passes until `stop`.
-pub async fn run_forever(config: Config, pass: Pass, stop: watch::Receiver<bool>) {
-    let report = |s: Stats| tracing::info!(?s, ?pass, "object audit pass");
+/// One pass over all devices.
+pub async fn run_once(config: &Config, pass: Pass) -> Stats {
     let figures = |s: &Stats, t: &Times| {
         let stats = serde_json::json!({
             "passes": s.passes, "quarantined": s.quarantined, "errors": s.errors, "bytes_processed": s.bytes,
@@ -80,8 +78,13 @@ pub async fn run_forever(config: Config, pass: Pass, stop: watch::Receiver<bool>
         out.insert(format!("object_auditor_stats_{}", pass.name()), stats);
         out.into()
     };
-    let noted = config.figures();
-    super::forever(config.interval, stop, || noted.noted(run_once(&config, pass), figures), report).await;
+    config.figures().noted(one_pass(config, pass), figures).await
+}
+
+/// Passes until `stop`.
+pub async fn run_forever(config: Config, pass: Pass, stop: watch::Receiver<bool>) {
+    let report = |s: Stats| tracing::info!(?s, ?pass, "object audit pass");
+    super::forever(config.interval, stop, || run_once(&config, pass), report).await;
 }
 
 async fn audit_device(config: &Config, pass: Pass, device: &str, policy: &Arc<StoragePolicy>) -> Stats {

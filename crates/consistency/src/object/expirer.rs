@@ -72,8 +72,7 @@ fn parse_entry(name: &str) -> Option<(Timestamp, &str)> {
     Some((Timestamp::parse(time)?, path)).filter(|_| whole)
 }
 
-/// One pass over the queue.
-pub async fn run_once(config: &Config, expirer: &ExpirerConfig) -> Stats {
+async fn one_pass(config: &Config, expirer: &ExpirerConfig) -> Stats {
     let mut stats = Stats::default();
     let containers = match containers(config, expirer).await {
         Ok(list) => list,
@@ -92,12 +91,16 @@ pub async fn run_once(config: &Config, expirer: &ExpirerConfig) -> Stats {
     stats
 }
 
+/// One pass over the queue.
+pub async fn run_once(config: &Config, expirer: &ExpirerConfig) -> Stats {
+    let figures = |s: &Stats, t: &Times| serde_json::json!({ "object_expiration_pass": t.elapsed, "expired_last_pass": s.expired });
+    config.figures().noted(one_pass(config, expirer), figures).await
+}
+
 /// Passes until `stop`.
 pub async fn run_forever(config: Config, expirer: ExpirerConfig, stop: watch::Receiver<bool>) {
     let report = |s: Stats| tracing::info!(?s, "object expiry pass");
-    let figures = |s: &Stats, t: &Times| serde_json::json!({ "object_expiration_pass": t.elapsed, "expired_last_pass": s.expired });
-    let noted = config.figures();
-    super::forever(config.interval, stop, || noted.noted(run_once(&config, &expirer), figures), report).await;
+    super::forever(config.interval, stop, || run_once(&config, &expirer), report).await;
 }
 
 fn now(config: &Config) -> Timestamp {

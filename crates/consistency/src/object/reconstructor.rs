@@ -69,8 +69,7 @@ struct Job {
     number: u32,
 }
 
-/// One pass over all partitions of all erasure-coded policies.
-pub async fn run_once(config: &Config) -> Stats {
+async fn one_pass(config: &Config) -> Stats {
     let mut jobs = Vec::new();
     for scheme in schemes(config) {
         for local in config.local_devices(&scheme.ring) {
@@ -96,13 +95,17 @@ pub async fn run_once(config: &Config) -> Stats {
     .await
 }
 
+/// One pass over all partitions of all erasure-coded policies.
+pub async fn run_once(config: &Config) -> Stats {
+    let figures =
+        |_: &Stats, t: &Times| serde_json::json!({ "object_reconstruction_time": t.minutes(), "object_reconstruction_last": t.end });
+    config.figures().noted(one_pass(config), figures).await
+}
+
 /// Passes until `stop`.
 pub async fn run_forever(config: Config, stop: watch::Receiver<bool>) {
     let report = |s: Stats| tracing::info!(?s, "object reconstruction pass");
-    let figures =
-        |_: &Stats, t: &Times| serde_json::json!({ "object_reconstruction_time": t.minutes(), "object_reconstruction_last": t.end });
-    let noted = config.figures();
-    super::forever(config.interval, stop, || noted.noted(run_once(&config), figures), report).await;
+    super::forever(config.interval, stop, || run_once(&config), report).await;
 }
 
 fn schemes(config: &Config) -> Vec<Scheme> {

@@ -77,8 +77,7 @@ struct Job {
     is_handoff: bool,
 }
 
-/// One pass over all partitions of all replicated policies.
-pub async fn run_once(config: &Config) -> Stats {
+async fn one_pass(config: &Config) -> Stats {
     static PASSES: AtomicU64 = AtomicU64::new(0);
     let pass = PASSES.fetch_add(1, Ordering::Relaxed);
     let jobs = jobs(config).await;
@@ -91,9 +90,8 @@ pub async fn run_once(config: &Config) -> Stats {
     .await
 }
 
-/// Passes until `stop`.
-pub async fn run_forever(config: Config, stop: watch::Receiver<bool>) {
-    let report = |s: Stats| tracing::info!(?s, "object replication pass");
+/// One pass over all partitions of all replicated policies.
+pub async fn run_once(config: &Config) -> Stats {
     let figures = |s: &Stats, t: &Times| {
         let stats = serde_json::json!({
             "attempted": s.attempted, "success": s.success, "failure": s.failure, "failure_nodes": {}, "hashmatch": s.hashmatch,
@@ -105,8 +103,13 @@ pub async fn run_forever(config: Config, stop: watch::Receiver<bool>) {
             "object_replication_time": t.minutes(), "object_replication_last": t.end,
         })
     };
-    let noted = config.figures();
-    super::forever(config.interval, stop, || noted.noted(run_once(&config), figures), report).await;
+    config.figures().noted(one_pass(config), figures).await
+}
+
+/// Passes until `stop`.
+pub async fn run_forever(config: Config, stop: watch::Receiver<bool>) {
+    let report = |s: Stats| tracing::info!(?s, "object replication pass");
+    super::forever(config.interval, stop, || run_once(&config), report).await;
 }
 
 async fn jobs(config: &Config) -> Vec<Job> {

@@ -45,8 +45,7 @@ struct Item {
     outdated: bool,
 }
 
-/// One pass over the queues of all devices.
-pub async fn run_once(config: &Config) -> Stats {
+async fn one_pass(config: &Config) -> Stats {
     let mut stats = Stats::default();
     let disks = config.disks.clone();
     let devices = match blocking(move || Ok(disks.device_names())).await {
@@ -84,12 +83,16 @@ pub async fn run_once(config: &Config) -> Stats {
     stats
 }
 
+/// One pass over the queues of all devices.
+pub async fn run_once(config: &Config) -> Stats {
+    let figures = |_: &Stats, t: &Times| serde_json::json!({ "object_updater_sweep": t.elapsed, "object_updater_last": t.end });
+    config.figures().noted(one_pass(config), figures).await
+}
+
 /// Passes until `stop`.
 pub async fn run_forever(config: Config, stop: watch::Receiver<bool>) {
     let report = |s: Stats| tracing::info!(?s, "object updates pass");
-    let figures = |_: &Stats, t: &Times| serde_json::json!({ "object_updater_sweep": t.elapsed, "object_updater_last": t.end });
-    let noted = config.figures();
-    super::forever(config.interval, stop, || noted.noted(run_once(&config), figures), report).await;
+    super::forever(config.interval, stop, || run_once(&config), report).await;
 }
 
 async fn deliver(config: &Config, item: Item) -> Stats {

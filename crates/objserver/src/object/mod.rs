@@ -122,6 +122,7 @@ async fn dispatch(server: Arc<Shared>, req: Req) -> Resp {
         "DELETE" => delete::handle(server, req).await,
         "REPLICATE" => replicate::handle(server, req).await,
         "SSYNC" => ssync::handle(server, req).await,
+        "OPTIONS" => Ok(crate::db::options("object-server", "DELETE, GET, HEAD, OPTIONS, POST, PUT, REPLICATE, SSYNC")),
         _ => Err(respond::error(405)),
     };
     result.unwrap_or_else(|r| r)

@@ -25,7 +25,10 @@ async fn replicas_become_equal() {
         assert_eq!(c.files(node, "objects", &b), [format!("{T2}.ts")], "node {node}");
     }
     assert!(c.files(3, "objects", &a).is_empty(), "no node but the primaries gets it");
-    let again = replicator::run_once(&c.config(0)).await;
+    let recon = c.dir.path().join("recon");
+    let again = replicator::run_once(&Config { recon_cache: Some(recon.clone()), ..c.config(0) }).await;
+    let figures: serde_json::Value = serde_json::from_slice(&std::fs::read(recon.join("object.recon")).unwrap()).unwrap();
+    assert_eq!(figures["replication_stats"]["attempted"], again.attempted);
     assert_eq!((again.synced, again.hashmatch, again.failure), (0, 2 * again.attempted, 0), "{again:?}");
 }
 
