@@ -477,6 +477,10 @@ def unequal(cluster):
         for d in (1, 2):
             for top, _, files in os.walk(os.path.join(node.device(d), "objects")):
                 kept = frozenset(f for f in files if f.endswith((".data", ".ts", ".meta")))
+                # A POST that reached only a node that had slept through the deletion: newer than the tombstone, so every
+                # Swift keeps it until the reclaim age, in case data from between turns up. Nodes do not compare it.
+                if any(f.endswith(".ts") for f in kept) and not any(f.endswith(".data") for f in kept):
+                    kept = frozenset(f for f in kept if f.endswith(".ts"))
                 if kept:
                     where.setdefault(os.path.basename(top), []).append(kept)
             for _, _, files in os.walk(os.path.join(node.device(d), "async_pending")):
