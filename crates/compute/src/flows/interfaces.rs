@@ -5,7 +5,7 @@ use crate::flows::create::row;
 use crate::flows::finish;
 use crate::logic::{guest, network, ops};
 use crate::store::servers::{self, Server, ServerPort};
-use caelum_base::Result;
+use caelum_base::{Error, Result};
 use caelum_flow::{Failure, Flow, Step, StepCx};
 use caelum_store::Tx;
 use serde::{Deserialize, Serialize};
@@ -114,7 +114,9 @@ async fn plug(cx: StepCx<State>, flow: AttachInterface) -> Result<AttachInterfac
     let s = row(&cx, &flow.server_id).await?;
     if let Some(p) = &flow.port {
         let props = s.image.as_ref().map(|i| i.properties.clone()).unwrap_or_default();
-        cx.hosts.get(&ops::host(&s)?)?.attach_nic(&s.id, &guest::nic(p, &props)).await?;
+        let attached = cx.hosts.get(&ops::host(&s)?)?.attach_nic(&s.id, &guest::nic(p, &props)).await;
+        // Another action has just taken the guest off its host: the server is busy, not missing.
+        attached.map_err(|e| if e.is_not_found() { Error::conflict(e.message) } else { e })?;
     }
     Ok(flow)
 }
