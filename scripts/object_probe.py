@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -236,6 +237,13 @@ class Cluster:
             except ProcessLookupError:
                 pass
             self.proxy.wait()
+            # Its workers die on their own time, and hold the port until then.
+            for _ in range(100):
+                try:
+                    socket.create_connection((PROXY, PORT), timeout=1).close()
+                except OSError:
+                    break
+                time.sleep(0.05)
 
     def teardown(self):
         self.stop_proxy()
