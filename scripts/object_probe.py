@@ -29,6 +29,16 @@ def sh(*args, check=True, **kw):
     return subprocess.run(args, check=check, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kw).stdout
 
 
+def wait_free(ip, port):
+    """Until nothing listens there: workers of a killed program die on their own time, and hold the port until then."""
+    for _ in range(100):
+        try:
+            socket.create_connection((ip, port), timeout=1).close()
+        except OSError:
+            return
+        time.sleep(0.05)
+
+
 class Node:
     def __init__(self, cluster, n):
         self.cluster, self.n, self.ip = cluster, n, f"{NET}{n}"
@@ -122,6 +132,9 @@ class Node:
         self.signal(signal.SIGKILL)
         for p in self.procs.values():
             p.wait()
+        if self.procs:
+            for port in ROLES.values():
+                wait_free(self.ip, port)
         self.procs = {}
 
     def wait(self):
@@ -237,13 +250,7 @@ class Cluster:
             except ProcessLookupError:
                 pass
             self.proxy.wait()
-            # Its workers die on their own time, and hold the port until then.
-            for _ in range(100):
-                try:
-                    socket.create_connection((PROXY, PORT), timeout=1).close()
-                except OSError:
-                    break
-                time.sleep(0.05)
+            wait_free(PROXY, PORT)
 
     def teardown(self):
         self.stop_proxy()
