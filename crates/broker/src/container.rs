@@ -75,6 +75,10 @@ const INFO: &str = "SELECT account, container, created_at, put_timestamp, delete
     reported_bytes_used, hash, id, x_container_sync_point1, x_container_sync_point2, storage_policy_index \
     FROM container_stat";
 
+/// A state of a file's rows: the database's identity, the hash over its rows, the last row's number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowsVersion(String, String, i64);
+
 /// Which rows a listing takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rows {
@@ -254,6 +258,16 @@ impl ContainerBroker {
             Ok(())
         })?;
         Ok(out)
+    }
+
+    /// The state of the rows in this file: as long as it is the same, so are they. Every row comes with a new number and
+    /// every one that comes or goes changes the hash over all. What is pending is not looked at.
+    pub fn rows_version(&self) -> Result<RowsVersion> {
+        const SQL: &str = "SELECT id, hash, (SELECT seq FROM sqlite_sequence WHERE name = 'object') FROM container_stat";
+        self.db.with(|c| {
+            let read = |r: &Row<'_>| Ok(RowsVersion(value_text(r.get_ref(0)?), value_text(r.get_ref(1)?), value_int(r.get_ref(2)?)));
+            Ok(c.prepare_cached(SQL)?.query_row([], read)?)
+        })
     }
 
     /// Lists objects of one policy in order of name.

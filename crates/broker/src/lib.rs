@@ -29,7 +29,7 @@ mod shards;
 mod tests;
 
 pub use account::{AccountBroker, AccountEntry, AccountInfo, ContainerRow};
-pub use container::{ContainerBroker, ContainerInfo, DbState, Entry, Object, Rows};
+pub use container::{ContainerBroker, ContainerInfo, DbState, Entry, Object, Rows, RowsVersion};
 pub use db::{Db, Kind, PENDING_TIMEOUT, SyncPoint};
 pub use error::{BrokerError, Result};
 pub use listing::Listing;

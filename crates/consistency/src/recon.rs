@@ -2,13 +2,12 @@
 //! cache, which storage servers serve under `/recon/` and `swift-recon` collects. Keys and units are upstream's.
 
 use caelum_base::Env;
-use caelum_diskfile::lock_dir;
+use caelum_diskfile::{LOCK_TIMEOUT, lock_dir};
 use serde_json::{Map, Value};
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Larger than any such file; more is not ours.
 const MAX_FILE: u64 = 16 << 20;
 

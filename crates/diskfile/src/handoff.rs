@@ -1,6 +1,6 @@
 //! Removing what has been handed over to the nodes where it belongs.
 
-use crate::lock::{DEFAULT_TIMEOUT, lock_dir};
+use crate::lock::{LOCK_TIMEOUT, lock_dir};
 use crate::manager::list_or_empty;
 use crate::ondisk::{FragWish, resolve};
 use crate::{DiskResult, Ext, FileInfo, Manager, ObjectTimes, clean, hashes};
@@ -21,7 +21,7 @@ impl Manager {
         self.device_path(device)?;
         let dir = self.hash_dir(device, policy, partition, hash);
         // New metadata comes before this, and the state is another, or finds no data any more.
-        let lock = lock_dir(&self.partition_path(device, policy, partition), "", 1, DEFAULT_TIMEOUT)?;
+        let lock = lock_dir(&self.partition_path(device, policy, partition), "", 1, LOCK_TIMEOUT)?;
         let names = list_or_empty(&dir)?;
         let found = resolve(&names, policy, &FragWish::default());
         let meta = found.meta.as_ref().map(|f| f.timestamp);
@@ -52,7 +52,7 @@ impl Manager {
         if !lone(&list_or_empty(dir)?) {
             return Ok(());
         }
-        let _lock = lock_dir(partition, "", 1, DEFAULT_TIMEOUT)?;
+        let _lock = lock_dir(partition, "", 1, LOCK_TIMEOUT)?;
         let names = list_or_empty(dir)?;
         for name in names.iter().filter(|_| lone(&names)) {
             clean::remove_file(&dir.join(name))?;

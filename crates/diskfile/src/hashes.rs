@@ -1,7 +1,7 @@
 //! Suffix hashes: what replicators compare. `hashes.pkl` in a partition holds them, `hashes.invalid`
 //! names suffixes that changed since.
 
-use crate::lock::{DEFAULT_TIMEOUT, lock_dir};
+use crate::lock::{LOCK_TIMEOUT, lock_dir};
 use crate::manager::list_dir;
 use crate::ondisk::FragWish;
 use crate::quarantine::is_corrupt;
@@ -120,7 +120,7 @@ pub(crate) fn replace_file(tmp: &Path, to: &Path, data: &[u8]) -> io::Result<()>
 
 /// Folds `hashes.invalid` into `hashes.pkl`.
 fn consolidate(partition: &Path, now: f64) -> DiskResult<Stored> {
-    let _lock = lock_dir(partition, "", 1, DEFAULT_TIMEOUT)?;
+    let _lock = lock_dir(partition, "", 1, LOCK_TIMEOUT)?;
     let mut stored = read_hashes(partition);
     let invalid = partition.join(INVALID);
     let raw = match std::fs::read(&invalid) {
@@ -149,7 +149,7 @@ pub fn invalidate_hash(suffix_dir: &Path) -> DiskResult<()> {
     let (Some(suffix), Some(partition)) = (suffix_dir.file_name().and_then(|n| n.to_str()), suffix_dir.parent()) else {
         return Ok(());
     };
-    let _lock = lock_dir(partition, "", 1, DEFAULT_TIMEOUT)?;
+    let _lock = lock_dir(partition, "", 1, LOCK_TIMEOUT)?;
     append_invalid(partition, suffix)
 }
 
@@ -256,7 +256,7 @@ impl Manager {
                 }
             }
             if modified {
-                let _lock = lock_dir(path, "", 1, DEFAULT_TIMEOUT)?;
+                let _lock = lock_dir(path, "", 1, LOCK_TIMEOUT)?;
                 if read_hashes(path) != original {
                     continue;
                 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub struct DirLock(#[expect(dead_code, reason = "the lock lives as long as the descriptor")] OwnedFd);
 
 /// How long changes to a partition's hashes wait for each other.
-pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Takes one of `limit` locks called `name` (the directory's general lock when empty), waiting at most
 /// `timeout`. Blocks the thread. Errors: `LockTimeout`, or that the directory cannot be written.

@@ -31,6 +31,19 @@ impl Reserve {
             None => text.trim().parse().ok().map(Self::Bytes),
         }
     }
+
+    /// Whether a write of `size` bytes may take place where `free` of `all` bytes are left. Without a size, the reserve itself is enough.
+    pub fn allows(self, free: u64, all: u64, size: u64) -> bool {
+        match self {
+            Self::Bytes(0) => free >= size,
+            Self::Bytes(n) => free.checked_sub(size).is_some_and(|left| if size == 0 { left >= n } else { left > n }),
+            Self::Percent(p) => {
+                // Sizes of disks are far below 2^53.
+                let left = (free as f64 - size as f64) / all.max(1) as f64 * 100.0;
+                if size == 0 { left >= p } else { left > p || p == 0.0 && left >= 0.0 }
+            }
+        }
+    }
 }
 
 /// How devices are used. The defaults are upstream's.
@@ -188,7 +201,7 @@ impl Manager {
 }
 
 /// Letters, digits, `_.-~`: what stands unquoted in a URL.
-pub(crate) fn valid_device(name: &str) -> bool {
+pub fn valid_device(name: &str) -> bool {
     !name.is_empty() && name != "." && name != ".." && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-~".contains(&b))
 }
 

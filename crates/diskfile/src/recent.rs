@@ -7,8 +7,8 @@
 use crate::file::{Content, Opened};
 use crate::manager::open_as;
 use bytes::Bytes;
+use caelum_swiftkit::Halves;
 use rustix::fs::OFlags;
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// Largest object kept, in bytes; larger ones cost more to copy than to look up.
 pub(crate) const LARGEST: u64 = 64 << 10;
-/// Bytes kept at most, in two halves.
+/// Bytes kept at most.
 const MAX_BYTES: usize = 16 << 20;
 /// What an object takes beside its bytes, roughly.
 const OVERHEAD: usize = 4 << 10;
@@ -51,49 +51,15 @@ impl DirId {
 struct Entry {
     dir: DirId,
     opened: Opened,
-    bytes: usize,
 }
 
-/// The older half goes when the younger one is full; what is asked for moves to the younger.
-#[derive(Default)]
-struct Halves {
-    young: HashMap<PathBuf, Arc<Entry>>,
-    old: HashMap<PathBuf, Arc<Entry>>,
-    /// Of the younger half.
-    bytes: usize,
-}
+pub(crate) struct Recent(Mutex<Halves<PathBuf, Arc<Entry>>>);
 
-impl Halves {
-    fn get(&mut self, dir: &Path) -> Option<Arc<Entry>> {
-        if let Some(entry) = self.young.get(dir) {
-            return Some(entry.clone());
-        }
-        let (dir, entry) = self.old.remove_entry(dir)?;
-        self.insert(dir, entry.clone());
-        Some(entry)
-    }
-
-    fn insert(&mut self, dir: PathBuf, entry: Arc<Entry>) {
-        self.bytes += entry.bytes;
-        if let Some(before) = self.young.insert(dir, entry) {
-            self.bytes -= before.bytes;
-        }
-        if self.bytes > MAX_BYTES / 2 {
-            self.bytes = 0;
-            self.old = std::mem::take(&mut self.young);
-        }
-    }
-
-    fn remove(&mut self, dir: &Path) {
-        self.old.remove(dir);
-        if let Some(entry) = self.young.remove(dir) {
-            self.bytes -= entry.bytes;
-        }
+impl Default for Recent {
+    fn default() -> Self {
+        Self(Mutex::new(Halves::new(MAX_BYTES)))
     }
 }
-
-#[derive(Default)]
-pub(crate) struct Recent(Mutex<Halves>);
 
 impl Recent {
     /// The object of this directory, if that has not changed. Waits for no disk.
@@ -115,8 +81,8 @@ impl Recent {
             return;
         }
         let bytes = body.len() + OVERHEAD;
-        let entry = Arc::new(Entry { dir, opened: Opened { content: Content::Memory(body), ..opened.clone() }, bytes });
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_path_buf(), entry);
+        let entry = Arc::new(Entry { dir, opened: Opened { content: Content::Memory(body), ..opened.clone() } });
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_path_buf(), entry, bytes);
     }
 }
 

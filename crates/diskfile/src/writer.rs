@@ -5,7 +5,7 @@
 //! made durable together with those of other writes. A crash in between leaves the state before.
 
 use crate::commit::{Pending, make_dirs};
-use crate::lock::{DEFAULT_TIMEOUT, lock_dir};
+use crate::lock::{LOCK_TIMEOUT, lock_dir};
 use crate::manager::{Device, FsKind, Reserve};
 use crate::names::{Ext, data_name, meta_name, tombstone_name};
 use crate::ondisk::{FragWish, resolve};
@@ -156,7 +156,7 @@ impl Writer {
         if changed.is_empty() {
             changed.push(dir.to_path_buf());
         }
-        let _lock = lock_dir(partition, "", 1, DEFAULT_TIMEOUT)?;
+        let _lock = lock_dir(partition, "", 1, LOCK_TIMEOUT)?;
         // Data that was handed over to another place since the request began takes its metadata there.
         if self.ext == Ext::Meta && !manager::list_or_empty(dir)?.iter().any(|n| n.ends_with(Ext::Data.as_str())) {
             // Not empty or gone: others have written or removed it.
@@ -349,17 +349,8 @@ fn open_file(object: &DiskFile, device: &Device, changed: &mut Vec<PathBuf>) -> 
 
 fn check_space(file: &File, reserve: Reserve, size: u64) -> DiskResult<()> {
     let st = fstatvfs(file)?;
-    let free = st.f_frsize.saturating_mul(st.f_bavail);
-    let enough = match reserve {
-        Reserve::Bytes(0) => free >= size,
-        Reserve::Bytes(n) => free.checked_sub(size).is_some_and(|left| if size == 0 { left >= n } else { left > n }),
-        Reserve::Percent(p) => {
-            let all = st.f_frsize.saturating_mul(st.f_blocks).max(1) as f64;
-            let left = (free as f64 - size as f64) / all * 100.0;
-            if size == 0 { left >= p } else { left > p || p == 0.0 && left >= 0.0 }
-        }
-    };
-    if enough { Ok(()) } else { Err(DiskError::NoSpace) }
+    let (free, all) = (st.f_frsize.saturating_mul(st.f_bavail), st.f_frsize.saturating_mul(st.f_blocks));
+    if reserve.allows(free, all, size) { Ok(()) } else { Err(DiskError::NoSpace) }
 }
 
 fn allocate(file: &File, size: u64) -> DiskResult<()> {

@@ -6,6 +6,7 @@
 
 mod conf;
 mod digest;
+mod halves;
 mod hash;
 mod healthcheck;
 mod nodes;
@@ -16,6 +17,7 @@ mod timestamp;
 
 pub use conf::{SwiftConf, parse_ini};
 pub use digest::UploadDigest;
+pub use halves::Halves;
 pub use hash::{HashPath, NameHash, md5_hex, to_hex};
 pub use healthcheck::HealthCheck;
 pub use nodes::{NodeError, Nodes};

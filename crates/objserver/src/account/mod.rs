@@ -5,15 +5,15 @@ mod read;
 mod write;
 
 use crate::db::{
-    Answer, DbServerConfig, Disks, Fail, MAX_DISK_WORK, Params, Resp, Target, blocking, no_device, push, read_body, rpc, set, status,
-    text_reply, timestamp,
+    Answer, DbServerConfig, Disks, Fail, MAX_DISK_WORK, Params, Resp, Target, blocking, push, read_body, rpc, set, status, text_reply,
+    timestamp,
 };
 use caelum_broker::{AccountBroker, storage_directory};
 use caelum_rest::{Body, HttpService};
 use caelum_swiftkit::to_hex;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
@@ -91,15 +91,6 @@ impl Inner {
     async fn run<T: Send + 'static>(self: &Arc<Self>, f: impl FnOnce(&Self) -> Answer<T> + Send + 'static) -> Answer<T> {
         let inner = self.clone();
         blocking(self.work.clone(), move || f(&inner)).await
-    }
-
-    fn device(&self, name: &str) -> Answer<PathBuf> {
-        self.disks.device(name).ok_or_else(|| no_device(name).into())
-    }
-
-    fn writable(&self, name: &str) -> Answer<PathBuf> {
-        let device = self.device(name)?;
-        if self.disks.has_space(&device) { Ok(device) } else { Err(no_device(name).into()) }
     }
 
     fn broker(&self, device: &Path, target: &Target) -> AccountBroker {

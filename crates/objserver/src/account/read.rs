@@ -46,7 +46,7 @@ pub(super) fn get(s: &Inner, parts: &Parts, target: &Target, params: &Params) ->
         allow_reserved: yes(&parts.headers, "x-backend-allow-reserved-names"),
     };
     let format = Format::choose(params, &parts.headers)?;
-    let device = s.device(&target.device)?;
+    let device = s.disks.readable(&target.device)?;
     let mut broker = s.broker(&device, target);
     broker.db_mut().pending_timeout = STALE_AFTER;
     broker.db_mut().stale_reads_ok = true;

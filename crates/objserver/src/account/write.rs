@@ -31,7 +31,7 @@ fn initialize(broker: &AccountBroker, target: &Target, at: Timestamp) -> Answer<
 }
 
 pub(super) fn put(s: &Inner, headers: &HeaderMap, target: &Target) -> Answer {
-    let device = s.writable(&target.device)?;
+    let device = s.disks.writable(&target.device)?;
     match &target.container {
         Some(container) => put_container(s, headers, &device, target, container),
         None => put_account(s, headers, &device, target),
@@ -96,7 +96,7 @@ fn put_account(s: &Inner, headers: &HeaderMap, device: &Path, target: &Target) -
 }
 
 pub(super) fn delete(s: &Inner, headers: &HeaderMap, target: &Target) -> Answer {
-    let device = s.device(&target.device)?;
+    let device = s.disks.readable(&target.device)?;
     let at = timestamp(headers)?;
     let broker = s.broker(&device, target);
     if broker.is_deleted()? {
@@ -107,7 +107,7 @@ pub(super) fn delete(s: &Inner, headers: &HeaderMap, target: &Target) -> Answer 
 }
 
 pub(super) fn post(s: &Inner, headers: &HeaderMap, target: &Target, at: Timestamp) -> Answer {
-    let device = s.writable(&target.device)?;
+    let device = s.disks.writable(&target.device)?;
     let broker = s.broker(&device, target);
     if broker.is_deleted()? {
         return gone(&broker, 404, "").and_then(|r| Err(r.into()));

@@ -4,12 +4,13 @@
 //! container are written together.
 
 mod objects;
+mod pages;
 mod read;
 mod write;
 
 use crate::db::{
-    Answer, DbServerConfig, Disks, Fail, MAX_DISK_WORK, Params, Resp, SyncRealms, Target, bad_request, blocking, no_device, push,
-    read_body, rpc, status, timestamp,
+    Answer, DbServerConfig, Disks, Fail, MAX_DISK_WORK, Params, Resp, SyncRealms, Target, bad_request, blocking, push, read_body, rpc,
+    status, timestamp,
 };
 use caelum_broker::{ContainerBroker, storage_directory};
 use caelum_rest::{Body, HttpService};
@@ -35,6 +36,7 @@ struct Inner {
     /// Bounds the threads that work on disks for this server.
     work: Arc<Semaphore>,
     coalescer: Coalescer,
+    pages: pages::Pages,
 }
 
 /// Headers kept as metadata beside `X-Container-Meta-…` and `X-Container-Sysmeta-…`.
@@ -56,6 +58,7 @@ impl ContainerServer {
             realms: SyncRealms::parse(&config.sync_realms),
             work: Arc::new(Semaphore::new(MAX_DISK_WORK)),
             coalescer: Coalescer::default(),
+            pages: pages::Pages::default(),
             config,
         }))
     }
@@ -124,17 +127,6 @@ impl Inner {
     async fn run<T: Send + 'static>(self: &Arc<Self>, f: impl FnOnce(&Self) -> Answer<T> + Send + 'static) -> Answer<T> {
         let inner = self.clone();
         blocking(self.work.clone(), move || f(&inner)).await
-    }
-
-    /// The device's directory. Errors: 507.
-    fn device(&self, name: &str) -> Answer<PathBuf> {
-        self.disks.device(name).ok_or_else(|| no_device(name).into())
-    }
-
-    /// The same for requests that add data.
-    fn writable(&self, name: &str) -> Answer<PathBuf> {
-        let device = self.device(name)?;
-        if self.disks.has_space(&device) { Ok(device) } else { Err(no_device(name).into()) }
     }
 
     fn db_path(&self, device: &std::path::Path, target: &Target) -> PathBuf {

@@ -2,6 +2,7 @@
 
 use super::{Inner, answer, is_saved};
 use crate::db::{Answer, Field, Format, Params, Resp, Target, Writer, header, http_date, no_content, ok_body, set, truth, yes};
+use bytes::Bytes;
 use caelum_broker::{ContainerBroker, ContainerInfo, DbState, Entry, Listing, ShardQuery, ShardState, extract_swift_bytes};
 use caelum_swiftkit::{LISTING_LIMIT, Timestamp};
 use http::request::Parts;
@@ -45,7 +46,7 @@ pub(super) fn get(s: &Inner, parts: &Parts, target: &Target, params: &Params) ->
     let head = parts.method == http::Method::HEAD;
     let limit = if head { 0 } else { params.limit(LISTING_LIMIT)? };
     let format = Format::choose(params, &parts.headers)?;
-    let device = s.device(&target.device)?;
+    let device = s.disks.readable(&target.device)?;
     let mut broker = s.broker(&device, target)?;
     broker.db_mut().pending_timeout = STALE_AFTER;
     broker.db_mut().stale_reads_ok = true;
@@ -103,24 +104,43 @@ fn objects(
         allow_reserved: yes(&parts.headers, "x-backend-allow-reserved-names"),
     };
     let policy = wanted.unwrap_or(info.storage_policy_index);
-    // Large enough for most pages at once, and no more for small containers.
-    let rows = usize::try_from(info.object_count).unwrap_or(0).min(limit);
-    let mut w = Writer::new(format, "container", target.container.as_deref().unwrap_or(""), rows * 224);
+    // Of a sharding container more than one file counts.
+    let version = if info.db_state == DbState::Unsharded { Some(broker.rows_version()?) } else { None };
+    let key = format!("{} {policy} {q:?} {format:?}", broker.db().file().display());
+    let known = version.as_ref().and_then(|v| s.pages.get(&key, v));
+    let page = match known {
+        Some(page) => page,
+        None => {
+            // Large enough for most pages at once, and no more for small containers.
+            let rows = usize::try_from(info.object_count).unwrap_or(0).min(limit);
+            let page = page(broker, &q, policy, Writer::new(format, "container", target.container.as_deref().unwrap_or(""), rows * 224))?;
+            if let Some(version) = version {
+                s.pages.insert(key, version, page.clone());
+            }
+            page
+        }
+    };
+    let mut r = ok_body(format.content_type(), page);
+    set_facts(&mut r, Some(&info), false);
+    set(&mut r, "X-Backend-Record-Type", "object");
+    set(&mut r, "X-Backend-Record-Storage-Policy-Index", &policy.to_string());
+    set_metadata(&mut r, broker)?;
+    Ok(r)
+}
+
+/// The text of a listing.
+fn page(broker: &ContainerBroker, q: &Listing, policy: i64, mut w: Writer) -> Answer<Bytes> {
     let source = broker.brokers();
-    let source = source.first().unwrap_or(broker);
-    source.list_objects(&q, policy, &mut |entry| {
+    source.first().unwrap_or(broker).list_objects(q, policy, &mut |entry| {
         match entry {
             Entry::Subdir(name) => w.subdir(name),
             Entry::Object(o) => object_line(&mut w, &o),
         }
         Ok(())
     })?;
-    let mut r = ok_body(format.content_type(), w.finish());
-    set_facts(&mut r, Some(&info), false);
-    set(&mut r, "X-Backend-Record-Type", "object");
-    set(&mut r, "X-Backend-Record-Storage-Policy-Index", &policy.to_string());
-    set_metadata(&mut r, broker)?;
-    Ok(r)
+    let mut text = w.finish();
+    text.shrink_to_fit();
+    Ok(text.into())
 }
 
 /// `1234567890.12345`: the usual form, read fast.

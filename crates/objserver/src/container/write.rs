@@ -102,7 +102,7 @@ pub(super) async fn put_or_delete(s: Arc<Inner>, parts: Parts, target: Target, a
 
 fn put_container(s: &Inner, headers: &HeaderMap, target: &Target, at: Timestamp) -> Answer<Outcome> {
     check_sync_to(s, headers)?;
-    let device = s.writable(&target.device)?;
+    let device = s.disks.writable(&target.device)?;
     let wanted = s.policy_index(headers)?;
     let default = || {
         let text = header(headers, "x-backend-storage-policy-default")?;
@@ -144,7 +144,7 @@ fn create_or_update(broker: &mut ContainerBroker, target: &Target, at: &str, pol
 }
 
 fn delete_container(s: &Inner, target: &Target, at: Timestamp) -> Answer<Outcome> {
-    let device = s.device(&target.device)?;
+    let device = s.disks.readable(&target.device)?;
     let broker = s.broker(&device, target)?;
     if !broker.db().exists() {
         return Err(answer(404).into());
@@ -165,7 +165,7 @@ fn delete_container(s: &Inner, target: &Target, at: Timestamp) -> Answer<Outcome
 
 fn put_shards(s: &Inner, headers: &HeaderMap, target: &Target, at: Timestamp, body: &[u8]) -> Answer {
     check_sync_to(s, headers)?;
-    let device = s.writable(&target.device)?;
+    let device = s.disks.writable(&target.device)?;
     let policy = s.policy_index(headers)?;
     let ranges: Vec<ShardRange> =
         serde_json::from_slice(body).map_err(|e| text_reply(400, "text/html; charset=UTF-8", format!("Invalid body: {e}")))?;
@@ -180,7 +180,7 @@ fn put_shards(s: &Inner, headers: &HeaderMap, target: &Target, at: Timestamp, bo
 
 pub(super) fn post(s: &Inner, headers: &HeaderMap, target: &Target, at: Timestamp) -> Answer {
     check_sync_to(s, headers)?;
-    let device = s.writable(&target.device)?;
+    let device = s.disks.writable(&target.device)?;
     let broker = s.broker(&device, target)?;
     if broker.is_deleted()? {
         return Err(answer(404).into());
@@ -194,7 +194,7 @@ pub(super) fn post(s: &Inner, headers: &HeaderMap, target: &Target, at: Timestam
 
 /// Merges rows that another container's sharding, or the reconciler, sends.
 pub(super) fn update(s: &Inner, headers: &HeaderMap, target: &Target, at: Timestamp, body: &[u8]) -> Answer {
-    let device = s.writable(&target.device)?;
+    let device = s.disks.writable(&target.device)?;
     let policy = s.policy_index(headers)?;
     let mut broker = s.broker(&device, target)?;
     autocreate(&mut broker, target, at, policy, should_create(&target.account, headers))?;

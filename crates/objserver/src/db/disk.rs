@@ -1,12 +1,6 @@
-use std::os::unix::fs::MetadataExt;
+use super::{Answer, no_device};
+use caelum_diskfile::{Reserve, is_mount, usage, valid_device};
 use std::path::{Path, PathBuf};
-
-/// Space that writes must leave free.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Reserve {
-    Percent(f64),
-    Bytes(u64),
-}
 
 /// The devices below one directory.
 #[derive(Clone, Debug)]
@@ -19,43 +13,27 @@ pub struct Disks {
 impl Disks {
     /// Where a device would be; `None` when the name can be no device's. Asks nothing of the disk.
     pub fn path(&self, name: &str) -> Option<PathBuf> {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-~".contains(&b);
-        if name.is_empty() || name == "." || name == ".." || !name.bytes().all(plain) {
-            return None;
-        }
-        Some(self.devices.join(name))
+        valid_device(name).then(|| self.devices.join(name))
     }
 
     /// The device's directory; `None` when the name is no device's or it is not there (or not mounted).
     pub fn device(&self, name: &str) -> Option<PathBuf> {
-        let path = self.path(name)?;
-        let meta = std::fs::metadata(&path).ok().filter(|m| m.is_dir())?;
-        if self.mount_check && !is_mount(&path, meta.dev(), meta.ino()) {
-            return None;
-        }
-        Some(path)
+        self.path(name).filter(|path| if self.mount_check { is_mount(path) } else { path.is_dir() })
     }
 
-    /// Whether the device has more than its reserve left.
+    /// Whether the device has at least its reserve left.
     pub fn has_space(&self, device: &Path) -> bool {
-        let Ok(st) = nix::sys::statvfs::statvfs(device) else { return false };
-        let free = st.blocks_available() * st.fragment_size();
-        match self.reserve {
-            Reserve::Bytes(n) => free >= n,
-            Reserve::Percent(p) => {
-                let size = st.blocks() * st.fragment_size();
-                // Sizes of disks are far below 2^53.
-                free as f64 / (size.max(1)) as f64 * 100.0 >= p
-            }
-        }
+        usage(device).is_ok_and(|(all, _, free)| self.reserve.allows(free, all, 0))
     }
-}
 
-/// A mount point lies on another device than its parent, or is the root.
-fn is_mount(path: &Path, dev: u64, ino: u64) -> bool {
-    match std::fs::metadata(path.join("..")) {
-        Ok(parent) => parent.dev() != dev || parent.ino() == ino,
-        Err(_) => false,
+    /// As [`Self::device`]. Errors: 507.
+    pub(crate) fn readable(&self, name: &str) -> Answer<PathBuf> {
+        self.device(name).ok_or_else(|| no_device(name).into())
+    }
+
+    /// The device's directory for requests that add data. Errors: 507, also without space.
+    pub(crate) fn writable(&self, name: &str) -> Answer<PathBuf> {
+        self.device(name).filter(|d| self.has_space(d)).ok_or_else(|| no_device(name).into())
     }
 }
 
@@ -77,6 +55,6 @@ mod tests {
         assert!(!disks.has_space(&sdb));
         disks.mount_check = true;
         assert_eq!(disks.device("sdb"), None);
-        assert!(is_mount(Path::new("/"), std::fs::metadata("/").unwrap().dev(), std::fs::metadata("/").unwrap().ino()));
+        assert!(is_mount(Path::new("/")));
     }
 }

@@ -12,12 +12,14 @@ mod sync_to;
 #[cfg(test)]
 mod tests;
 
-pub use disk::{Disks, Reserve};
+pub use caelum_diskfile::Reserve;
+pub use disk::Disks;
 pub(crate) use format::{Field, Format, Writer};
 pub(crate) use reply::{Answer, Fail, Resp, bad_request, http_date, no_device, set, status, text_reply};
 pub(crate) use request::{Params, Target, header, is_meta, json, metadata, quote, read_body, timestamp, truth, yes};
 pub use sync_to::{SyncRealms, SyncTo, validate_sync_to};
 
+use bytes::Bytes;
 use caelum_base::Env;
 use caelum_broker::Pool;
 use caelum_swiftkit::{Nodes, SwiftConf};
@@ -55,7 +57,8 @@ pub(crate) fn no_content(content_type: &'static str) -> Resp {
 }
 
 /// 200, or 204 when there is nothing.
-pub(crate) fn ok_body(content_type: &'static str, body: Vec<u8>) -> Resp {
+pub(crate) fn ok_body(content_type: &'static str, body: impl Into<Bytes>) -> Resp {
+    let body = body.into();
     if body.is_empty() { no_content(content_type) } else { text_reply(200, content_type, body) }
 }
 

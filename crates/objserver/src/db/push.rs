@@ -2,7 +2,7 @@
 //! the place of the rsync daemon between nodes of this program; what happens with the file is then told by
 //! REPLICATE, as it is after rsync.
 
-use crate::db::{Answer, Disks, Target, bad_request, no_device, status};
+use crate::db::{Answer, Disks, Target, bad_request, status};
 use bytes::Bytes;
 use caelum_broker::BrokerError;
 use caelum_rest::Body;
@@ -46,7 +46,7 @@ pub(crate) async fn receive(disks: Disks, target: Target, mut body: Body) -> Ans
 }
 
 fn write(disks: &Disks, device: &str, name: &str, mut rx: mpsc::Receiver<Option<Bytes>>) -> Answer<()> {
-    let root = disks.device(device).filter(|d| disks.has_space(d)).ok_or_else(|| no_device(device))?;
+    let root = disks.writable(device)?;
     let path = root.join("tmp").join(name);
     let result = fill(&path, &mut rx);
     if !matches!(result, Ok(true)) {

@@ -1,7 +1,7 @@
 //! REPLICATE: what database replicators ask of each other. The body is a JSON array of the operation's
 //! name and its arguments; the path's last part is the database's hash.
 
-use crate::db::{Answer, Disks, Resp, Target, bad_request, json, no_device, ok_body, status};
+use crate::db::{Answer, Disks, Resp, Target, bad_request, json, ok_body, status};
 use caelum_broker::{
     AccountBroker, ContainerBroker, Pool, Replica, ReplicationInfo, ShardRange, compare_policies, parse_metadata, storage_directory,
 };
@@ -105,10 +105,7 @@ fn json_reply(value: &Value) -> Resp {
 
 /// One REPLICATE request for a database of kind `B`.
 pub(crate) fn serve<B: Extra>(disks: &Disks, pool: &Arc<Pool>, target: &Target, body: &[u8]) -> Answer {
-    let device = disks.device(&target.device).ok_or_else(|| no_device(&target.device))?;
-    if !disks.has_space(&device) {
-        return Err(no_device(&target.device).into());
-    }
+    let device = disks.writable(&target.device)?;
     let Value::Array(mut args) = json::<Value>(body)? else { return Err(bad_request("Invalid object type")) };
     if args.is_empty() {
         return Err(bad_request("Invalid object type"));

@@ -31,6 +31,8 @@ impl Answer {
 }
 
 const C: &str = "/sda/1/a/c";
+const CONF: &str = "[swift-hash]\nswift_hash_path_suffix = end\n[storage-policy:0]\nname = gold\ndefault = yes\n\
+                    [storage-policy:1]\nname = silver\n";
 
 fn at(n: u64) -> String {
     format!("{}.00000", 1_600_000_000 + n)
@@ -41,9 +43,7 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("sda")).unwrap();
         let nodes = Nodes::default();
-        let conf = "[swift-hash]\nswift_hash_path_suffix = end\n[storage-policy:0]\nname = gold\ndefault = yes\n\
-                    [storage-policy:1]\nname = silver\n";
-        let mut config = DbServerConfig::new(dir.path(), SwiftConf::parse(conf).unwrap(), nodes.clone(), Env::system());
+        let mut config = DbServerConfig::new(dir.path(), SwiftConf::parse(CONF).unwrap(), nodes.clone(), Env::system());
         config.reserve = Reserve::Bytes(0);
         let container = ContainerServer::new(config.clone()).service();
         let account = AccountServer::new(config).service();
@@ -115,6 +115,41 @@ async fn a_container_and_its_listing() {
     assert_eq!((gone.code, gone.header("X-Backend-DELETE-Timestamp")), (404, at(9).as_str()));
     assert_eq!(n.c("PUT", C, &[("X-Timestamp", &at(5))]).await.code, 409);
     assert_eq!(n.c("PUT", C, &[("X-Timestamp", &at(10))]).await.code, 201);
+}
+
+/// The same question is answered from memory only as long as nobody, of this process or another, has changed a row.
+#[tokio::test]
+async fn a_listing_asked_for_again_is_the_present_one() {
+    let n = Node::new();
+    n.make().await;
+    let list = async |query: &str, headers: &[(&str, &str)]| n.c("GET", &format!("{C}?{query}"), headers).await.body;
+    for (name, time) in [("a", 1), ("b", 2), ("c", 3)] {
+        assert_eq!(n.put(name, time).await, 201);
+    }
+    for _ in 0..2 {
+        assert_eq!(list("", &[]).await, "a\nb\nc\n");
+        assert_eq!(list("limit=1", &[]).await, "a\n");
+        assert_eq!(list("reverse=on", &[]).await, "c\nb\na\n");
+        assert_eq!(list("marker=a", &[]).await, "b\nc\n");
+        assert_eq!(list("format=json&limit=1", &[]).await.matches("\"name\": \"a\"").count(), 1);
+        assert_eq!(list("", &[("X-Backend-Storage-Policy-Index", "1")]).await, "");
+    }
+    assert_eq!(n.c("DELETE", &format!("{C}/b"), &[("X-Timestamp", &at(4))]).await.code, 204);
+    assert_eq!(list("", &[]).await, "a\nc\n");
+    // Another process with databases open of its own.
+    let mut config = DbServerConfig::new(n.dir.path(), SwiftConf::parse(CONF).unwrap(), n.nodes.clone(), Env::system());
+    config.reserve = Reserve::Bytes(0);
+    let other = ContainerServer::new(config).service();
+    let headers = [("X-Timestamp", &*at(5)), ("X-Size", "77"), ("X-Content-Type", "image/png"), ("X-Etag", "f")];
+    for name in ["b", "c"] {
+        assert_eq!(Node::send(&other, "PUT", &format!("{C}/{name}"), &headers, "").await.code, 201);
+    }
+    for _ in 0..2 {
+        assert_eq!(list("", &[]).await, "a\nb\nc\n");
+        assert_eq!(list("format=json&prefix=c", &[]).await.matches("\"bytes\": 77").count(), 1);
+    }
+    assert_eq!(Node::send(&other, "DELETE", &format!("{C}/a"), &[("X-Timestamp", &at(6))], "").await.code, 204);
+    assert_eq!(list("", &[]).await, "b\nc\n");
 }
 
 #[tokio::test]

@@ -9,19 +9,14 @@ mod state;
 
 use super::{Config, all, blocking};
 use crate::recon;
-use caelum_diskfile::{DiskResult, lock_file, valid_suffix};
+use caelum_diskfile::{DiskResult, LOCK_TIMEOUT, lock_file};
 pub(super) use mover::Mover;
 use serde_json::{Value, json};
 use state::State;
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
 use std::ops::AddAssign;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-/// How long to wait for another relinker on the same device.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 const RECON: &str = "relinker";
 /// How often figures are noted while a device is worked on.
@@ -164,8 +159,9 @@ impl Work {
         let name = partition.to_string();
         let path = self.mover.disks.partition_path(&self.mover.device, &self.mover.policy, &name);
         let mut linked: BTreeSet<u32> = BTreeSet::new();
-        for suffix in list(&path)?.into_iter().filter(|s| valid_suffix(s)) {
-            for hash in list(&path.join(&suffix))? {
+        let (disks, device, policy) = (&self.mover.disks, &self.mover.device, &self.mover.policy);
+        for suffix in disks.suffixes(device, policy, &name)? {
+            for hash in disks.hash_names(device, policy, &name, std::slice::from_ref(&suffix))? {
                 let Some(to) = partition_of(&hash, self.next).filter(|to| *to != partition) else { continue };
                 pace.wait();
                 if self.mover.object(&path.join(&suffix).join(&hash), &hash, to, stats)? {
@@ -175,11 +171,11 @@ impl Work {
         }
         // While linking, only what lies above the old partitions is complete now; the rest waits for the clean-up.
         for to in linked.into_iter().filter(|to| self.mover.step == Step::Cleanup || u64::from(*to) >= 1 << self.old) {
-            self.mover.disks.get_hashes(&self.mover.device, &to.to_string(), &[], &self.mover.policy, false)?;
+            disks.get_hashes(device, &to.to_string(), &[], policy, false)?;
         }
         if self.mover.step == Step::Cleanup {
-            self.mover.disks.get_hashes(&self.mover.device, &name, &[], &self.mover.policy, false)?;
-            self.mover.disks.remove_empty_partition(&self.mover.device, &self.mover.policy, &name)?;
+            disks.get_hashes(device, &name, &[], policy, false)?;
+            disks.remove_empty_partition(device, policy, &name)?;
         }
         Ok(())
     }
@@ -273,14 +269,6 @@ fn collate(device: &mut Value) {
         ["hash_dirs", "files", "linked", "removed", "errors"].map(|k| (k.to_string(), count(&format!("/stats/{k}")))).into_iter().collect();
     (device["stats"], device["parts_done"], device["total_parts"]) = (Value::Object(stats), count("/parts_done"), count("/total_parts"));
     device["total_time"] = json!(sum(&|p| p["total_time"].as_f64()));
-}
-
-fn list(dir: &Path) -> DiskResult<Vec<String>> {
-    let entries = match std::fs::read_dir(dir) {
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
-        other => other?,
-    };
-    entries.map(|e| Ok(e?.file_name().into_string().unwrap_or_default())).collect()
 }
 
 #[cfg(test)]

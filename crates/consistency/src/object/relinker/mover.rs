@@ -1,17 +1,13 @@
 //! Moving an object's files to another partition of their device.
 
 use super::{Stats, Step};
-use caelum_diskfile::{DiskError, DiskResult, FragWish, Manager, invalidate_hash, lock_dir, ondisk, same_version};
+use caelum_diskfile::{DiskError, DiskResult, FragWish, LOCK_TIMEOUT, Manager, invalidate_hash, lock_dir, ondisk, same_version};
 use caelum_swiftkit::StoragePolicy;
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How long a move waits for writes into the partition.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Gives objects their place in another partition; [`Step::Cleanup`] takes the one they had. Blocks.
 pub(in crate::object) struct Mover {

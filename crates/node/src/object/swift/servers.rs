@@ -12,11 +12,7 @@ use std::time::Duration;
 /// `10737418240` or `1%`.
 fn reserve(s: &Section) -> Result<Reserve> {
     let text = s.str("fallocate_reserve", "1%");
-    let bad = || Error::invalid(format!("fallocate_reserve = {text}: bytes, or a percentage"));
-    match text.strip_suffix('%') {
-        Some(p) => p.trim().parse().ok().filter(|p| (0.0..100.0).contains(p)).map(Reserve::Percent).ok_or_else(bad),
-        None => text.parse().map(Reserve::Bytes).map_err(|_| bad()),
-    }
+    Reserve::parse(&text).ok_or_else(|| Error::invalid(format!("fallocate_reserve = {text}: bytes, or a percentage")))
 }
 
 /// A storage server's pipeline, and its application's options. Daemons' files may have no pipeline.
@@ -107,10 +103,7 @@ fn backend_ratelimit(c: &Common, s: &Section, next: Arc<dyn HttpService>) -> Res
 pub fn db_config(c: &Common, s: &Section) -> Result<AccountServerConfig> {
     let mut config = AccountServerConfig::new(devices(s), (*c.swift).clone(), c.nodes.clone(), c.env.clone());
     config.mount_check = s.yes("mount_check", true);
-    config.reserve = match reserve(s)? {
-        Reserve::Bytes(n) => caelum_objserver::db::Reserve::Bytes(n),
-        Reserve::Percent(p) => caelum_objserver::db::Reserve::Percent(p),
-    };
+    config.reserve = reserve(s)?;
     config.node_timeout = s.seconds("node_timeout", config.node_timeout)?;
     if let Some(hosts) = s.list("allowed_sync_hosts") {
         config.allowed_sync_hosts = hosts;
