@@ -208,7 +208,7 @@ pub fn shown(cx: &Cx, from: &HeaderMap) -> HeaderMap {
     let mut out = HeaderMap::new();
     for (name, value) in from {
         let n = name.as_str();
-        let meta = n.strip_prefix("x-object-meta-").map(|m| format!("x-amz-meta-{}", m.replace("=5f", "_")));
+        let meta = n.strip_prefix("x-object-meta-").map(|m| format!("x-amz-meta-{}", m));
         if let Some(m) = meta.and_then(|m| HeaderName::from_bytes(m.as_bytes()).ok()) {
             out.append(m, value.clone());
         } else if KEPT.contains(&n) || matches!(n, "accept-ranges" | "content-length" | "content-type" | "content-range" | "last-modified")
