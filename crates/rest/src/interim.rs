@@ -4,6 +4,7 @@
 //! while the body is being read (no response is on the wire then).
 
 use crate::heads::Heads;
+use crate::names;
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -38,11 +39,18 @@ pub(crate) struct Shared {
     busy: AtomicBool,
     /// Set while a body may be followed by another that belongs to it.
     joining: AtomicBool,
+    /// Set when the connection becomes another protocol's.
+    upgraded: AtomicBool,
+    /// Set while nothing that the library has written waits.
+    flushed: AtomicBool,
+    all_written: Notify,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
+    /// The next head to be written has names that are written otherwise.
+    names: bool,
     /// Header lines of the library's own `100 Continue`, until it comes by.
     lines: Option<Vec<u8>>,
     /// Waiting to be written.
@@ -57,6 +65,9 @@ impl Shared {
             served: AtomicU64::new(0),
             busy: AtomicBool::new(false),
             joining: AtomicBool::new(false),
+            upgraded: AtomicBool::new(false),
+            flushed: AtomicBool::new(true),
+            all_written: Notify::new(),
             state: Mutex::default(),
         }
     }
@@ -72,6 +83,25 @@ impl Shared {
             self.state().lines = None;
         }
         self.joining.store(false, Ordering::Release);
+    }
+
+    /// To be awaited right before a response with names that the library cannot write (see [`crate::names`]) is
+    /// given to it. Whatever it writes next begins with the response's head, since all before has been
+    /// written: so the head is found without looking for it among bytes of bodies.
+    pub async fn expect_names(&self) {
+        while !self.flushed.load(Ordering::Acquire) {
+            let written = self.all_written.notified();
+            if !self.flushed.load(Ordering::Acquire) {
+                written.await;
+            }
+        }
+        self.state().names = true;
+        self.busy.store(true, Ordering::Release);
+    }
+
+    /// What is read from here on is no HTTP.
+    pub fn upgrade(&self) {
+        self.upgraded.store(true, Ordering::Release);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -139,6 +169,36 @@ pub(crate) struct Wire {
     shared: Arc<Shared>,
     joint: Option<Box<Joint>>,
     heads: Heads,
+    /// To be handed on before anything else is read.
+    spilt: Spilt,
+}
+
+/// Bytes that wait to be read.
+#[derive(Debug, Default)]
+pub(crate) struct Spilt {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Spilt {
+    /// Puts `bytes` in the place of what `buf` holds beyond `before`, as far as there is room. False when that is
+    /// nothing at all.
+    pub fn put(&mut self, bytes: Vec<u8>, buf: &mut ReadBuf<'_>, before: usize) -> bool {
+        buf.set_filled(before);
+        (self.bytes, self.at) = (bytes, 0);
+        self.hand_on(buf)
+    }
+
+    /// False: there is nothing.
+    pub fn hand_on(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        let n = (self.bytes.len() - self.at).min(buf.remaining());
+        buf.put_slice(&self.bytes[self.at..self.at + n]);
+        self.at += n;
+        if self.at == self.bytes.len() {
+            *self = Self::default();
+        }
+        n > 0
+    }
 }
 
 /// Where in a chunked body the next byte stands.
@@ -244,7 +304,7 @@ impl Joint {
 impl Wire {
     pub fn new(stream: TcpStream) -> (Self, Arc<Shared>) {
         let shared = Arc::new(Shared::new());
-        (Self { stream, shared: shared.clone(), joint: None, heads: Heads::new() }, shared)
+        (Self { stream, shared: shared.clone(), joint: None, heads: Heads::new(), spilt: Spilt::default() }, shared)
     }
 
     /// Writes what waits. Ready once nothing does.
@@ -264,7 +324,7 @@ impl Wire {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        if s.lines.is_none() {
+        if s.lines.is_none() && !s.names {
             self.shared.busy.store(false, Ordering::Release);
         }
         Poll::Ready(Ok(()))
@@ -298,17 +358,66 @@ impl Wire {
         }
     }
 
-    /// Adds the headers to the library's own interim response.
-    fn take_over(&mut self, buf: &[u8]) -> bool {
-        if buf != CONTINUE || !self.shared.busy.load(Ordering::Acquire) {
-            return false;
+    /// Takes bytes off the library to write them otherwise; so many. Adds the headers to its own interim
+    /// response, and writes names as they are on the wire.
+    fn take_over(&mut self, buf: &[u8]) -> usize {
+        if !self.shared.busy.load(Ordering::Acquire) {
+            return 0;
         }
         let mut s = self.shared.state();
-        let Some(lines) = s.lines.take() else { return false };
-        s.out.extend(&CONTINUE[..CONTINUE.len() - 2]);
-        s.out.extend(lines);
-        s.out.extend(b"\r\n");
-        true
+        if buf == CONTINUE {
+            let Some(lines) = s.lines.take() else { return 0 };
+            s.out.extend(&CONTINUE[..CONTINUE.len() - 2]);
+            s.out.extend(lines);
+            s.out.extend(b"\r\n");
+            return buf.len();
+        }
+        if !s.names {
+            return 0;
+        }
+        let interim = if buf.starts_with(CONTINUE) { CONTINUE.len() } else { 0 };
+        s.names = false;
+        let (before, rest) = buf.split_at(interim);
+        let Some(length) = names::head_length(rest).filter(|_| rest.starts_with(b"HTTP/1.")) else { return 0 };
+        let Some(head) = names::write_head(&rest[..length]) else { return 0 };
+        s.out.extend(before);
+        s.out.extend(head);
+        interim + length
+    }
+
+    /// One read, with bodies joined where that is wanted.
+    fn poll_once(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.shared.joining.load(Ordering::Acquire) {
+            return self.poll_joined(cx, buf);
+        }
+        self.joint = None;
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+
+    /// Reads with names read (see [`crate::names`]).
+    fn poll_named(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.spilt.hand_on(buf) {
+            return Poll::Ready(Ok(()));
+        }
+        if self.shared.upgraded.load(Ordering::Acquire) && self.shared.upgraded.swap(false, Ordering::AcqRel) {
+            let back = self.heads.let_go();
+            let before = buf.filled().len();
+            if self.spilt.put(back, buf, before) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let before = buf.filled().len();
+        loop {
+            let r = self.poll_once(cx, buf);
+            let found = self.heads.feed(&buf.filled()[before..]);
+            if let Some(doubtful) = found.doubtful {
+                self.shared.doubtful.store(doubtful, Ordering::Release);
+            }
+            // Nothing would look like the end of the connection.
+            if found.instead.is_none_or(|instead| self.spilt.put(instead, buf, before)) {
+                return r;
+            }
+        }
     }
 }
 
@@ -317,16 +426,7 @@ impl AsyncRead for Wire {
         if let Poll::Ready(Err(e)) = self.flush_waiting(cx) {
             return Poll::Ready(Err(e));
         }
-        let before = buf.filled().len();
-        let r = if self.shared.joining.load(Ordering::Acquire) {
-            self.poll_joined(cx, buf)
-        } else {
-            self.joint = None;
-            Pin::new(&mut self.stream).poll_read(cx, buf)
-        };
-        if let Some(doubtful) = self.heads.feed(&buf.filled()[before..]) {
-            self.shared.doubtful.store(doubtful, Ordering::Release);
-        }
+        let r = self.poll_named(cx, buf);
         if r.is_pending() {
             let mut s = self.shared.state();
             if s.waker.as_ref().is_none_or(|w| !w.will_wake(cx.waker())) {
@@ -339,17 +439,19 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.shared.flushed.store(false, Ordering::Release);
         // What is half written goes first: the order of bytes must hold.
         match self.flush_waiting(cx) {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
             Poll::Pending => return Poll::Pending,
         }
-        if self.take_over(buf) {
+        let taken = self.take_over(buf);
+        if taken > 0 {
             return match self.flush_waiting(cx) {
                 Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
                 // What is left goes out before anything else does.
-                _ => Poll::Ready(Ok(buf.len())),
+                _ => Poll::Ready(Ok(taken)),
             };
         }
         Pin::new(&mut self.stream).poll_write(cx, buf)
@@ -360,6 +462,7 @@ impl AsyncWrite for Wire {
             let first = bufs.iter().find(|b| !b.is_empty()).map_or(&[][..], |b| &**b);
             return self.poll_write(cx, first);
         }
+        self.shared.flushed.store(false, Ordering::Release);
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
@@ -369,9 +472,14 @@ impl AsyncWrite for Wire {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.flush_waiting(cx) {
-            Poll::Ready(Ok(())) => Pin::new(&mut self.stream).poll_flush(cx),
-            other => other,
+            Poll::Ready(Ok(())) => {}
+            other => return other,
         }
+        let r = Pin::new(&mut self.stream).poll_flush(cx);
+        if matches!(r, Poll::Ready(Ok(()))) && !self.shared.flushed.swap(true, Ordering::AcqRel) {
+            self.shared.all_written.notify_waiters();
+        }
+        r
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

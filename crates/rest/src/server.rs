@@ -174,10 +174,17 @@ async fn connection(
             req.extensions_mut().insert(RemoteAddr(peer));
             interim.reset();
             if req.headers().contains_key(header::EXPECT) {
-                req.extensions_mut().insert(crate::Interim::wire(interim));
+                req.extensions_mut().insert(crate::Interim::wire(interim.clone()));
             }
             // With the permit, their number is bounded and [`ServerHandle::stop`] waits for them.
-            Ok(to_the_end(&*service, req, permit).await)
+            let answer = to_the_end(&*service, req, permit).await;
+            if crate::names::any_odd(answer.headers()) {
+                interim.expect_names().await;
+            }
+            if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                interim.upgrade();
+            }
+            Ok(answer)
         }
     });
     let conn = http1::Builder::new()

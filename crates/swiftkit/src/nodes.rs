@@ -1,15 +1,19 @@
 //! The way to the storage nodes: straight into a server of this process, or over HTTP with kept
 //! connections. Callers cannot tell which.
 
-use caelum_rest::{Body, HttpService, Interim};
+use caelum_rest::{Body, HttpService, Interim, NodeWire, names};
+use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::net::TcpStream;
+use tower_service::Service;
 
 /// A node that gave no answer: refused, timed out, broke off.
 #[derive(Debug)]
@@ -28,7 +32,34 @@ impl std::error::Error for NodeError {}
 #[derive(Clone)]
 pub struct Nodes {
     local: Arc<RwLock<HashMap<(String, u16), Arc<dyn HttpService>>>>,
-    client: Client<HttpConnector, Body>,
+    client: Client<Connector, Body>,
+    /// For requests with names that are written otherwise on the wire (see [`names`]): connections on which each
+    /// head is looked at.
+    naming: Client<Connector, Body>,
+}
+
+/// Connections on which names of headers are read as on the wire.
+#[derive(Clone)]
+struct Connector {
+    http: HttpConnector,
+    writes_names: bool,
+}
+
+type Link = TokioIo<NodeWire<TcpStream>>;
+
+impl Service<Uri> for Connector {
+    type Response = Link;
+    type Error = <HttpConnector as Service<Uri>>::Error;
+    type Future = BoxFuture<'static, Result<Link, Self::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.http.poll_ready(cx)
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        let (connecting, writes_names) = (self.http.call(to), self.writes_names);
+        Box::pin(async move { Ok(TokioIo::new(NodeWire::new(connecting.await?.into_inner(), writes_names))) })
+    }
 }
 
 impl Nodes {
@@ -37,13 +68,15 @@ impl Nodes {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(conn_timeout));
         connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(30))
-            .pool_max_idle_per_host(256)
-            .retry_canceled_requests(true)
-            .build(connector);
-        Self { local: Arc::default(), client }
+        let client = |writes_names| {
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(Duration::from_secs(30))
+                .pool_max_idle_per_host(256)
+                .retry_canceled_requests(true)
+                .build(Connector { http: connector.clone(), writes_names })
+        };
+        Self { local: Arc::default(), client: client(false), naming: client(true) }
     }
 
     /// Requests to this address go straight into `server`.
@@ -84,7 +117,8 @@ impl Nodes {
                 interim.announce(&headers);
             });
         }
-        match tokio::time::timeout(timeout, self.client.request(req)).await {
+        let client = if names::any_odd(req.headers()) { &self.naming } else { &self.client };
+        match tokio::time::timeout(timeout, client.request(req)).await {
             Ok(Ok(response)) => Ok(response.map(|b| b.map_err(Into::into).boxed_unsync())),
             Ok(Err(e)) => Err(NodeError(format!("{host}: {e}"))),
             Err(_) => Err(NodeError(format!("{host}: no answer in {timeout:?}"))),

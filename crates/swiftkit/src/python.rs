@@ -38,6 +38,25 @@ pub fn json_text(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
+/// A number that is not negative as `int()` reads it: blanks around it, a sign and underscores between digits do not
+/// matter. `limit` for one beyond it; `None` for what is no such number.
+pub fn natural(text: &str, limit: u64) -> Option<u64> {
+    // More than Python reads at once.
+    const MAX_DIGITS: usize = 4_300;
+    let text = text.trim_matches([' ', '\t', '\u{b}', '\u{c}', '\u{85}', '\u{a0}']);
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let mut digits = 0;
+    let mut out = Some(0_u64);
+    for group in text.split('_') {
+        if group.is_empty() || !group.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        digits += group.len();
+        out = group.bytes().fold(out, |n, b| n?.checked_mul(10)?.checked_add(u64::from(b - b'0')));
+    }
+    (digits <= MAX_DIGITS).then(|| out.unwrap_or(limit).min(limit))
+}
+
 /// Appends a value as `json.dumps` writes it: `", "` and `": "` between things.
 pub fn json(out: &mut Vec<u8>, value: &Value) {
     match value {
@@ -113,5 +132,16 @@ mod tests {
         assert_eq!(json_string(&json!([1, true, null, {"a": {}, "b": 1.5}])), "[1, true, null, {\"a\": {}, \"b\": 1.5}]");
         assert_eq!(repr("it's"), "\"it's\"");
         assert_eq!(repr("a\\b\n"), r"'a\\b\n'");
+    }
+
+    #[test]
+    fn numbers() {
+        for (text, n) in [("0", 0), ("+7", 7), ("1_0", 10), (" 5\t", 5), ("007", 7), ("99999999999999999999", 1_000), ("1001", 1_000)] {
+            assert_eq!(natural(text, 1_000), Some(n), "{text}");
+        }
+        for bad in ["", "+", "-1", "1__0", "_1", "1_", "+ 1", "++1", "1.0", "0x1", "\u{b2}", "1e3"] {
+            assert_eq!(natural(bad, 1_000), None, "{bad}");
+        }
+        assert!(natural(&"1".repeat(4_300), 9).is_some() && natural(&"1".repeat(4_301), 9).is_none());
     }
 }

@@ -87,10 +87,14 @@ fn open_to_all(r: &Request<'_>, acl: Option<&str>) -> bool {
 #[async_trait]
 impl Authorizer for Rules {
     async fn authorize(&self, method: &Method, path: &str, environ: &Environ, acl: Option<&str>) -> Option<Resp> {
+        let swift = SwiftPath::parse(path);
         if *method == Method::OPTIONS {
-            return None;
+            // As upstream: tempauth speaks for its own accounts only, and nobody may do anything with others.
+            let tempauth = self.deps.tempauth.as_ref().filter(|_| self.deps.keystone.is_none());
+            let foreign = swift.as_ref().is_some_and(|s| tempauth.is_some_and(|t| !t.speaks_for(&s.account)));
+            return foreign.then(|| denied(path, environ.caller.is_some()));
         }
-        let Some(swift) = SwiftPath::parse(path) else { return Some(error(404)) };
+        let Some(swift) = swift else { return Some(error(404)) };
         let r = Request { method, path: swift, referer: self.referer.as_deref() };
         if self.deps.admits(&r, environ, acl).await {
             return None;

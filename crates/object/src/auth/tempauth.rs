@@ -40,6 +40,12 @@ pub struct TempAuthOptions {
     pub users: HashMap<String, TempUser>,
 }
 
+/// `http://host:80` without the port that goes without saying.
+fn without_usual_port(url: &str) -> &str {
+    let usual = if url.starts_with("https://") { ":443" } else { ":80" };
+    url.strip_suffix(usual).unwrap_or(url)
+}
+
 impl TempAuthOptions {
     /// From the section `filter:tempauth` of `proxy-server.conf`. Errors: `Invalid` naming the option.
     pub fn from_options(options: &[(String, String)]) -> Result<Self> {
@@ -245,7 +251,7 @@ impl TempAuth {
             return refused(if account.is_empty() { "unknown" } else { &account });
         };
         let (token, life) = self.issue(&name, user).await;
-        let host = req.extensions.get::<BaseUrl>().map_or("", |b| b.0.as_str());
+        let host = req.extensions.get::<BaseUrl>().map_or("", |b| without_usual_port(&b.0));
         let mut r = crate::http::respond(200, "text/html; charset=UTF-8", "");
         set(r.headers_mut(), "x-auth-token", &token);
         set(r.headers_mut(), "x-storage-token", &token);

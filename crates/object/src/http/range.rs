@@ -1,6 +1,7 @@
 use super::BodyReader;
 use bytes::Bytes;
 use caelum_rest::{Body, BoxError};
+use caelum_swiftkit::python::natural;
 
 const MAX_RANGES: usize = 50;
 const MAX_OVERLAPS: usize = 2;
@@ -21,17 +22,14 @@ impl Ranges {
         if !unit.eq_ignore_ascii_case("bytes=") {
             return None;
         }
-        let number = |t: &str| -> Option<Option<u64>> {
-            if t.is_empty() {
-                return Some(None);
-            }
-            // A number too large for us is past every object's end.
-            t.bytes().all(|b| b.is_ascii_digit()).then(|| Some(t.parse().unwrap_or(u64::MAX / 2)))
-        };
+        // A number too large for us is past every object's end.
+        let number = |t: &str| if t.is_empty() { Some(None) } else { natural(t, u64::MAX / 2).map(Some) };
         let mut out = Vec::new();
         for part in header[6..].split(',') {
             let (first, last) = part.split_once('-')?;
-            let (first, last) = (number(first)?, number(last)?);
+            // Upstream reads the one with `int()` and wants digits of the other.
+            let last = number(last).filter(|_| last.bytes().all(|b| b.is_ascii_digit()))?;
+            let first = number(first)?;
             match (first, last) {
                 (None, None) => return None,
                 (Some(f), Some(l)) if l < f => return None,

@@ -131,11 +131,6 @@ impl Dlo {
         Self { next, env, pace, page: LISTING_LIMIT }
     }
 
-    /// The layer's part of `/info`.
-    pub fn info() -> serde_json::Value {
-        serde_json::json!({"max_segments_per_get": 10_000})
-    }
-
     async fn handle(self, req: Req) -> Resp {
         let Some(path) = split_path(&req).filter(|p| p.object.is_some()) else { return self.next.call(req).await };
         match *req.method() {

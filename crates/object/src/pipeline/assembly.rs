@@ -198,7 +198,8 @@ impl<'a> Assembly<'a> {
             Filter::ContainerQuotas => (Arc::new(ContainerQuotas::new(at, info)), "container_quotas", json!({})),
             Filter::AccountQuotas => (Arc::new(AccountQuotas::new(at, info, policies())), "account_quotas", json!({})),
             Filter::Slo => (Arc::new(Slo::new(at, info, self.a.swift.hash.clone(), env, o.slo.clone())), "slo", o.slo.info()),
-            Filter::Dlo => (Arc::new(Dlo::new(at, env, o.dlo_pace)), "dlo", Dlo::info()),
+            // As upstream, nothing about it in `/info`.
+            Filter::Dlo => return Arc::new(Dlo::new(at, env, o.dlo_pace)),
             Filter::VersionedWrites => return self.versions(at),
             Filter::Symlink => (Arc::new(Symlink::with_max(at, o.symloop_max)), "symlink", Symlink::info(o.symloop_max)),
             Filter::EtagQuoter => {

@@ -28,8 +28,10 @@ pub(crate) fn check_metadata(headers: &HeaderMap, target: &str, limits: &Limits)
             return bad("Metadata must be valid UTF-8".into());
         }
         count += 1;
-        size += key.len() + value.len();
-        if key.len() > limits.max_meta_name_length {
+        // As long as it is on the wire to the nodes.
+        let length = caelum_rest::names::name_to_wire(name).len() - (name.len() - key.len());
+        size += length + value.len();
+        if length > limits.max_meta_name_length {
             return bad(format!("Metadata name too long: x-{target}-meta-{}", shown_name(key)));
         }
         if value.len() > limits.max_meta_value_length {

@@ -5,6 +5,7 @@ use super::info::Cors;
 use super::request::Rq;
 use crate::env::Resp;
 use crate::http::{error, respond, set, text};
+use caelum_rest::names::name_to_wire;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -44,7 +45,9 @@ impl Core {
             let mut names: BTreeSet<String> = SIMPLE.iter().map(|n| (*n).to_string()).collect();
             names.extend(core.options.cors_expose_headers.iter().cloned());
             let meta = |n: &&str| n.starts_with("x-container-meta") || n.starts_with("x-object-meta");
-            names.extend(headers.keys().map(http::HeaderName::as_str).filter(meta).map(str::to_string));
+            names.extend(
+                headers.keys().map(http::HeaderName::as_str).filter(meta).map(|n| String::from_utf8_lossy(&name_to_wire(n)).into_owned()),
+            );
             let wanted = info.cors.expose_headers.as_deref().unwrap_or_default();
             names.extend(wanted.split(' ').filter(|n| !n.is_empty()).map(str::to_lowercase));
             set(headers, "access-control-expose-headers", names.into_iter().collect::<Vec<_>>().join(", "));

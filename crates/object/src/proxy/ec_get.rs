@@ -3,7 +3,7 @@
 
 use super::backend::{Core, Node, NodeIter, NodeRequest, Reply, header_time, is_success};
 use super::ec_put::Coding;
-use super::getter::{Getter, Kind, Wanted};
+use super::getter::{Getter, Kind, Wanted, parse_content_range};
 use super::object::Place;
 use super::quorum::{best_response, copy_headers};
 use super::request::Rq;
@@ -27,6 +27,37 @@ struct Archive {
     index: usize,
     node: Node,
     reader: BodyReader,
+    /// Where in the archive the bytes begin, and where they end at least.
+    extent: (u64, u64),
+    /// Bytes before the first that is wanted.
+    skip: u64,
+}
+
+impl Archive {
+    fn new(index: usize, node: Node, response: Response<Body>) -> Self {
+        let range = text(response.headers(), "content-range").and_then(parse_content_range);
+        let extent = match (response.status().as_u16(), range) {
+            (206, Some((first, last, length))) => (first, if last + 1 >= length { u64::MAX } else { last + 1 }),
+            _ => (0, u64::MAX),
+        };
+        Self { index, node, reader: BodyReader::new(response.into_body()), extent, skip: 0 }
+    }
+
+    /// Goes to a place in the archive. False: it is not in what the node sends.
+    fn seek(&mut self, (start, end): (u64, u64)) -> bool {
+        let (first, last) = self.extent;
+        self.skip = start.saturating_sub(first);
+        first <= start && end <= last
+    }
+
+    /// Exactly so many bytes.
+    async fn take(&mut self, size: usize) -> Option<Bytes> {
+        while self.skip > 0 {
+            let max = usize::try_from(self.skip).unwrap_or(usize::MAX);
+            self.skip -= self.reader.chunk(max).await.ok()??.len() as u64;
+        }
+        self.reader.take(size).await.ok().filter(|data| data.len() == size)
+    }
 }
 
 /// Fragments of one upload.
@@ -203,8 +234,7 @@ impl Hunt {
             let need = self.need();
             // Data fragments come first: they need no arithmetic.
             let found = bucket.found.into_iter().take(need);
-            let archive =
-                |(index, (node, r)): (usize, (Node, Response<Body>))| Archive { index, node, reader: BodyReader::new(r.into_body()) };
+            let archive = |(index, (node, r)): (usize, (Node, Response<Body>))| Archive::new(index, node, r);
             return Ok(Found { archives: found.map(archive).collect(), headers: bucket.headers.unwrap_or_default() });
         }
         let durable = best.and_then(|t| self.buckets.get(&t)).is_some_and(|b| b.durable);
@@ -232,13 +262,17 @@ struct Search {
 }
 
 impl Search {
-    /// Fragments of all segments, or of those from `first` up to and without `last`. `only`: the upload's
-    /// ETag where it is known.
-    async fn find(&self, segments: Option<(u64, u64)>, only: Option<&str>, broken: &[u32]) -> Result<Found, Resp> {
+    /// Fragments of the segments from `first` up to and without `last`, of the upload with this ETag.
+    async fn find_segments(&self, (first, last): (u64, u64), etag: &str, broken: &[u32]) -> Result<Found, Resp> {
+        let size = self.coding.fragment();
+        let range = format!("bytes={}-{}", first * size, (last * size).saturating_sub(1));
+        self.find(Some(range), Some(etag), broken).await
+    }
+
+    /// Fragments of the archives' bytes of a range, or all. `only`: the upload's ETag where it is known.
+    async fn find(&self, range: Option<String>, only: Option<&str>, broken: &[u32]) -> Result<Found, Resp> {
         let mut headers = self.headers.clone();
-        if let Some((first, last)) = segments {
-            let size = self.coding.codec.fragment_size(self.coding.segment) as u64;
-            let range = format!("bytes={}-{}", first * size, (last * size).saturating_sub(1));
+        if let Some(range) = range {
             headers.insert(header::RANGE, HeaderValue::from_str(&range).map_err(|_| error(500))?);
         }
         let nodes = NodeIter::new(&self.core, &self.ring, self.part, self.core.options.policy(Some(self.policy)));
@@ -317,7 +351,7 @@ impl Decode {
         while segment < last {
             if self.archives.is_empty() {
                 self.attempts = self.attempts.checked_sub(1).ok_or("fragments broke off too often")?;
-                let found = self.search.find(Some((segment, last)), Some(&self.etag), &self.broken).await;
+                let found = self.search.find_segments((segment, last), &self.etag, &self.broken).await;
                 self.archives = found.map_err(|_| "the rest of the object cannot be read now")?.archives;
             }
             let Ok(fragments) = self.fragments(segment).await else {
@@ -355,8 +389,7 @@ impl Decode {
 }
 
 async fn read_fragment(a: &mut Archive, size: usize, timeout: Duration) -> Option<Bytes> {
-    let data = tokio::time::timeout(timeout, a.reader.take(size)).await.ok()?.ok()?;
-    (data.len() == size).then_some(data)
+    tokio::time::timeout(timeout, a.take(size)).await.ok()?
 }
 
 impl Core {
@@ -396,7 +429,7 @@ impl Core {
             entity,
             headers,
         };
-        let (mut archives, of) = match self.begin(&search, &place, conditions.range.is_some()).await {
+        let (mut archives, of) = match self.begin(&search, &place, &conditions).await {
             Ok(begun) => begun,
             Err(answer) => return answer,
         };
@@ -412,10 +445,18 @@ impl Core {
             finish(&mut resp);
             return resp;
         }
-        if let (true, Some((start, end))) = (archives.is_empty(), ranges.first().filter(|(start, end)| start < end)) {
+        let size = search.coding.segment as u64;
+        let first = ranges.first().filter(|(start, end)| start < end).map(|(start, end)| (start / size, end.div_ceil(size)));
+        if let Some((from, to)) = first {
+            let fragment = search.coding.fragment();
+            let place = (from * fragment, (to * fragment).min(search.coding.archive_length(length)));
+            if !archives.iter_mut().all(|a| a.seek(place)) {
+                archives.clear();
+            }
+        }
+        if let (true, Some(segments)) = (archives.is_empty(), first) {
             // Before anything is promised to the client.
-            let size = search.coding.segment as u64;
-            match search.find(Some((start / size, end.div_ceil(size))), Some(&etag), &[]).await {
+            match search.find_segments(segments, &etag, &[]).await {
                 Ok(found) => archives = found.archives,
                 Err(refusal) => return refusal,
             }
@@ -426,13 +467,24 @@ impl Core {
         resp
     }
 
-    /// Fragments of the whole object, or none yet where ranges are wanted, and what nodes say of it.
-    async fn begin(self: &Arc<Self>, search: &Search, place: &Place, ranged: bool) -> Result<(Vec<Archive>, HeaderMap), Resp> {
-        if !ranged {
+    /// Fragments of what is wanted, or none yet, and what nodes say of it.
+    async fn begin(self: &Arc<Self>, search: &Search, place: &Place, wanted: &Conditions) -> Result<(Vec<Archive>, HeaderMap), Resp> {
+        let Some(ranges) = &wanted.range else {
             let found = search.find(None, None, &[]).await?;
             return Ok((found.archives, found.headers));
+        };
+        let with_conditions = wanted.if_match.is_some()
+            || wanted.if_none_match.is_some()
+            || wanted.if_modified_since.is_some()
+            || wanted.if_unmodified_since.is_some();
+        // The fragments of one range can be asked for without knowing the object's length.
+        if let Some(range) = search.coding.fragment_range(ranges).filter(|_| !with_conditions) {
+            match search.find(Some(range), None, &[]).await {
+                Ok(found) => return Ok((found.archives, found.headers)),
+                Err(refusal) if refusal.status() != http::StatusCode::RANGE_NOT_SATISFIABLE => return Err(refusal),
+                Err(_) => {}
+            }
         }
-        // Where ranges lie is known only with the object's length.
         let resp = self.head_fragment(place, search.entity.clone(), search.headers.clone()).await;
         if resp.status().is_success() { Ok((Vec::new(), resp.headers().clone())) } else { Err(resp) }
     }

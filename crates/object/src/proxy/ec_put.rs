@@ -7,7 +7,7 @@ use super::put::{ClientBody, Mime, Putter, Upload, footer_json, put_response};
 use super::quorum::best_response;
 use super::request::Rq;
 use crate::env::Resp;
-use crate::http::{error, set, text};
+use crate::http::{Ranges, error, set, text};
 use bytes::{Bytes, BytesMut};
 use caelum_erasure::Codec;
 use caelum_swiftkit::{PolicyKind, to_hex};
@@ -39,6 +39,27 @@ impl Coding {
             duplication: (*duplication).max(1),
             scheme: format!("{ec_type} {data}+{parity}"),
         })
+    }
+
+    /// Length of a whole segment's fragment.
+    pub(crate) fn fragment(&self) -> u64 {
+        self.codec.fragment_size(self.segment) as u64
+    }
+
+    /// The bytes of archives that hold one range of an object whose length is not known. `None`: several ranges, or
+    /// one that holds nothing.
+    pub(crate) fn fragment_range(&self, wanted: &Ranges) -> Option<String> {
+        let [one] = wanted.0.as_slice() else { return None };
+        let (size, fragment) = (self.segment as u64, self.fragment());
+        match *one {
+            (Some(first), Some(last)) => {
+                Some(format!("bytes={}-{}", (first / size).checked_mul(fragment)?, (last / size + 1).checked_mul(fragment)? - 1))
+            }
+            (Some(first), None) => Some(format!("bytes={}-", (first / size).checked_mul(fragment)?)),
+            (None, Some(0)) | (None, None) => None,
+            // The last segment may be shorter, so that one more is touched.
+            (None, Some(n)) => Some(format!("bytes=-{}", (n.div_ceil(size) + 1).checked_mul(fragment)?)),
+        }
     }
 
     /// Length of each fragment archive of an object.
@@ -273,5 +294,12 @@ mod tests {
         let all: Vec<Bytes> = std::iter::from_fn(|| cut.next(true)).collect();
         assert_eq!(all, ["abcd", "efgh", "i"]);
         assert!(Coding::of(&PolicyKind::Replication).is_none());
+        let of = |range: &str| c.fragment_range(&Ranges::parse(range).unwrap());
+        assert_eq!(of("bytes=0-999"), Some(format!("bytes=0-{}", full - 1)));
+        assert_eq!(of("bytes=999-1000"), Some(format!("bytes=0-{}", 2 * full - 1)));
+        assert_eq!(of("bytes=2000-"), Some(format!("bytes={}-", 2 * full)));
+        assert_eq!(of("bytes=-1"), Some(format!("bytes=-{}", 2 * full)));
+        assert_eq!(of("bytes=-1001"), Some(format!("bytes=-{}", 3 * full)));
+        assert_eq!((of("bytes=0-1,2-3"), of("bytes=-0")), (None, None));
     }
 }

@@ -3,11 +3,13 @@
 use super::backend::{Core, Node, NodeIter, NodeRequest, Reply, header_time, is_success};
 use super::object_body::{Extent, ObjectBody};
 use super::quorum::{best_response, copy_headers, status_code};
+use super::several_ranges::{self, Begun};
 use crate::env::Resp;
-use crate::http::{is_true, set, text};
+use crate::http::{Ranges, is_true, set, text};
 use caelum_rest::Body;
 use caelum_swiftkit::{Timestamp, quorum_size};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
@@ -221,7 +223,7 @@ impl Getter {
             return best_response(&self.replies, quorum_size(self.replies.len()), &[], None, &what);
         };
         let policies = self.core.clone();
-        let mut resp = self.client_response(found);
+        let mut resp = if self.has_several_ranges(&found) { self.several_ranges(found).await } else { self.client_response(found) };
         if let Some(index) = text(resp.headers(), "x-backend-storage-policy-index").and_then(|i| i.parse().ok())
             && resp.status().is_success()
             && let Some(policy) = policies.swift.policies.get(index)
@@ -232,21 +234,58 @@ impl Getter {
         resp
     }
 
-    fn client_response(self, found: Candidate) -> Resp {
-        let (head, body) = found.response.into_parts();
+    fn has_several_ranges(&self, found: &Candidate) -> bool {
+        let partial = self.kind == Kind::Object && found.response.status().as_u16() == 206 && !self.newest;
+        partial && self.method == Method::GET && several_ranges::boundary_of(found.response.headers()).is_some()
+    }
+
+    /// A document of several ranges, from this node or, if it breaks off at once, from another one.
+    async fn several_ranges(self, found: Candidate) -> Resp {
+        let (mut getter, mut found) = (Box::new(self), found);
+        loop {
+            if !getter.has_several_ranges(&found) {
+                return getter.client_response(found);
+            }
+            let (head, body) = found.response.into_parts();
+            let resp = getter.client_head(&head, None);
+            let Some(length) = text(resp.headers(), "content-length").and_then(|l| l.parse().ok()) else { return resp.map(|_| body) };
+            match several_ranges::begin(getter, found.node, &head.headers, body, length).await {
+                Begun::Body(body) => return resp.map(|_| body),
+                Begun::Broken(g) => getter = g,
+            }
+            match getter.find().await {
+                Some(other) => found = other,
+                None => return crate::http::error(503),
+            }
+        }
+    }
+
+    /// The ranges that the client wants.
+    pub(super) fn ranges(&self) -> Option<Ranges> {
+        Ranges::of(&self.headers)
+    }
+
+    /// The answer's status and headers. `exact`: the body's length, where its headers do not tell.
+    fn client_head(&self, head: &Parts, exact: Option<u64>) -> Resp {
         let mut resp = Response::new(caelum_rest::empty());
         *resp.status_mut() = status_code(head.status.as_u16());
         let out = resp.headers_mut();
         copy_headers(&head.headers, out);
         out.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         let length = head.headers.get(header::CONTENT_LENGTH).cloned();
-        let exact = body.size_hint().exact().filter(|_| self.method != Method::HEAD).map(HeaderValue::from);
+        let exact = exact.filter(|_| self.method != Method::HEAD).map(HeaderValue::from);
         if let Some(length) = length.or(exact) {
             out.insert(header::CONTENT_LENGTH, length);
         }
         if let Some(content_type) = head.headers.get(header::CONTENT_TYPE) {
             out.insert(header::CONTENT_TYPE, content_type.clone());
         }
+        resp
+    }
+
+    fn client_response(self, found: Candidate) -> Resp {
+        let (head, body) = found.response.into_parts();
+        let resp = self.client_head(&head, body.size_hint().exact());
         if self.method == Method::HEAD || !matches!(head.status.as_u16(), 200 | 206) {
             return if self.method == Method::HEAD { resp } else { resp.map(|_| body) };
         }
@@ -273,7 +312,7 @@ impl Getter {
         let extent = match (status, range, length) {
             (200, _, Some(length)) => Extent { first: 0, length, whole: true },
             (206, Some((first, _, size)), Some(length)) => Extent { first, length, whole: first == 0 && length == size },
-            // Without a known place in the object (several ranges) nothing can be resumed.
+            // Without a known place in the object nothing can be resumed.
             _ => return body,
         };
         let timeout = self.timeout();

@@ -1,5 +1,49 @@
-//! Content types by file name suffix, for uploads that name none: what upstream's proxy guesses without
-//! extra type files.
+//! Content types by file name suffix, for uploads that name none: what upstream's proxy guesses, which reads files of
+//! types as Python's `mimetypes` does.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// Files of types that Python's `mimetypes` looks for; the last one that names a suffix counts.
+const KNOWN_FILES: [&str; 8] = [
+    "/etc/mime.types",
+    "/etc/httpd/mime.types",
+    "/etc/httpd/conf/mime.types",
+    "/etc/apache/mime.types",
+    "/etc/apache2/mime.types",
+    "/usr/local/etc/httpd/conf/mime.types",
+    "/usr/local/lib/netscape/mime.types",
+    "/usr/local/etc/mime.types",
+];
+const MAX_FILE: u64 = 4 << 20;
+
+/// Types of files, by suffix.
+static LEARNT: OnceLock<HashMap<String, String>> = OnceLock::new();
+
+/// Lines of a type and its suffixes; `#` begins a comment.
+fn read_types(text: &str, into: &mut HashMap<String, String>) {
+    for line in text.lines() {
+        let mut words = line.split_whitespace().take_while(|w| !w.starts_with('#'));
+        let Some(kind) = words.next().filter(|k| http::HeaderValue::from_str(k).is_ok()) else { continue };
+        into.extend(words.map(|suffix| (suffix.to_string(), kind.to_string())));
+    }
+}
+
+/// Reads the files of types that a Swift proxy on this host reads, once for the process: the system's and
+/// `mime.types` in its own directory. Blocks.
+pub fn learn_types(swift_dir: &Path) {
+    let mut all = HashMap::new();
+    for file in KNOWN_FILES.iter().map(PathBuf::from).chain([swift_dir.join("mime.types")]) {
+        if std::fs::metadata(&file).is_ok_and(|m| m.len() <= MAX_FILE)
+            && let Ok(bytes) = std::fs::read(&file)
+        {
+            read_types(&String::from_utf8_lossy(&bytes), &mut all);
+        }
+    }
+    // A second proxy in one process has the first one's.
+    let _ = LEARNT.set(all);
+}
 
 /// Suffix in lower case and type, sorted by suffix.
 const TYPES: &[(&str, &str)] = &[
@@ -175,12 +219,25 @@ pub(crate) fn guess(name: &str) -> &'static str {
         (stem, suffix) = stem.rsplit_once('.').unwrap_or((stem, ""));
     }
     let _ = stem;
+    if let Some(known) = LEARNT.get().and_then(|all| all.get(suffix)) {
+        return known;
+    }
     TYPES.binary_search_by_key(&suffix, |(s, _)| s).ok().and_then(|i| TYPES.get(i)).map_or("application/octet-stream", |(_, t)| t)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files() {
+        let mut all = HashMap::new();
+        read_types("# text/x a\ntext/markdown\tmd markdown # nd\nimage/webp webp\nvideo/none\n\ntext/late md\n", &mut all);
+        let mut all: Vec<_> = all.into_iter().collect();
+        all.sort();
+        let want = [("markdown", "text/markdown"), ("md", "text/late"), ("webp", "image/webp")];
+        assert_eq!(all, want.map(|(a, b)| (a.to_string(), b.to_string())));
+    }
 
     #[test]
     fn types() {

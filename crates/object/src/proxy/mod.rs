@@ -22,6 +22,7 @@ pub mod options;
 mod put;
 mod quorum;
 mod request;
+mod several_ranges;
 mod shards;
 mod source;
 mod state;
@@ -32,6 +33,7 @@ mod wire;
 pub use cache::{Cache, MemoryCache};
 pub use info::{AccountInfo, ContainerInfo, FixedInfo, InfoSource, ObjectInfo};
 pub use memcache::Memcache;
+pub use mime_types::learn_types;
 pub use options::{Affinity, Count, Limits, PolicyOptions, ProxyOptions, Sorting};
 
 use crate::env::{Environ, Req, Resp, SwiftPath, environ};

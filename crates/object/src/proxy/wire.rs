@@ -50,7 +50,7 @@ fn head(request: &Request<()>, ip: &str, port: u16) -> Vec<u8> {
     let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_string() };
     let mut out = format!("{} {target} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n", request.method()).into_bytes();
     for (name, value) in request.headers().iter().filter(|(n, _)| *n != http::header::HOST && *n != http::header::CONNECTION) {
-        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(&caelum_rest::names::name_to_wire(name.as_str()));
         out.extend_from_slice(b": ");
         out.extend_from_slice(value.as_bytes());
         out.extend_from_slice(b"\r\n");

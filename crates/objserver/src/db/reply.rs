@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use caelum_broker::BrokerError;
-use caelum_rest::{Body, full};
+use caelum_rest::{Body, full, names};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 
 pub(crate) type Resp = Response<Body>;
 
@@ -93,7 +93,7 @@ pub(crate) fn bad_request(text: impl Into<String>) -> Fail {
 
 /// Sets a header; values that HTTP cannot carry are left out.
 pub(crate) fn set(r: &mut Resp, name: &str, value: &str) {
-    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value.as_bytes())) {
+    if let (Some(name), Ok(value)) = (names::name_from_wire(name.as_bytes()), HeaderValue::from_bytes(value.as_bytes())) {
         r.headers_mut().insert(name, value);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::db::reply::{Answer, bad_request, status, text_reply};
 use caelum_broker::Metadata;
+use caelum_rest::names;
 use caelum_swiftkit::Timestamp;
 use http::HeaderMap;
 use http::request::Parts;
@@ -177,7 +178,9 @@ pub(crate) fn metadata(headers: &HeaderMap, at: Timestamp, keep: impl Fn(&str) -
             let Ok(value) = std::str::from_utf8(value.as_bytes()) else {
                 return Err(text_reply(400, "text/html; charset=UTF-8", "Metadata must be valid UTF-8").into());
             };
-            out.insert(title_case(name.as_str()), (value.to_string(), at.internal()));
+            let name = names::name_to_wire(name.as_str());
+            let Ok(name) = std::str::from_utf8(&name) else { return Err(status(400).into()) };
+            out.insert(title_case(name), (value.to_string(), at.internal()));
         }
     }
     Ok(out)

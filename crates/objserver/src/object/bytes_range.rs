@@ -1,5 +1,7 @@
 //! `Range` headers.
 
+use caelum_swiftkit::python::natural;
+
 const MAX_RANGES: usize = 50;
 const MAX_OVERLAPS: usize = 2;
 /// From this many ranges on, they must ascend.
@@ -12,16 +14,14 @@ type Spec = (Option<u64>, Option<u64>);
 pub(super) fn parse(header: &str) -> Option<Vec<Spec>> {
     let header: String = header.chars().filter(|c| *c != ' ').collect();
     let list = header.get(..6).filter(|p| p.eq_ignore_ascii_case("bytes=")).and_then(|_| header.get(6..))?;
-    let number = |s: &str| match s {
-        "" => Some(None),
-        // Beyond any object's size is beyond its end.
-        s if s.bytes().all(|b| b.is_ascii_digit()) => Some(Some(s.parse().unwrap_or(u64::MAX - 1))),
-        _ => None,
-    };
+    // Beyond any object's size is beyond its end.
+    let number = |s: &str| if s.is_empty() { Some(None) } else { natural(s, u64::MAX / 2).map(Some) };
     let mut out = Vec::new();
     for part in list.split(',') {
         let (start, end) = part.split_once('-')?;
-        let (start, end) = (number(start)?, number(end)?);
+        // Upstream reads the one with `int()` and wants digits of the other.
+        let end = number(end).filter(|_| end.bytes().all(|b| b.is_ascii_digit()))?;
+        let start = number(start)?;
         match (start, end) {
             (None, None) => return None,
             (Some(s), Some(e)) if e < s => return None,
@@ -72,11 +72,26 @@ mod tests {
         assert_eq!(r("bytes=0-3", 10), Some(vec![(0, 4)]));
         assert_eq!(r("Bytes= 2 - ,-3", 10), Some(vec![(2, 10), (7, 10)]));
         assert_eq!(r("bytes=-30", 10), Some(vec![(0, 10)]));
+        assert_eq!(r("bytes=+0-1", 20), Some(vec![(0, 2)]));
+        assert_eq!(r("bytes=1_0-", 20), Some(vec![(10, 20)]));
         assert_eq!(r("bytes=5-99999999999999999999999", 10), Some(vec![(5, 10)]));
         assert_eq!(r("bytes=10-", 10), Some(vec![]));
         assert_eq!(r("bytes=-0", 10), Some(vec![]));
         assert_eq!(r("bytes=-5", 0), Some(vec![(0, 0)]));
-        for bad in ["", "bytes=", "bytes=-", "bytes=5", "bytes=3-2", "bytes=a-b", "items=0-1", "bytes=--1", "bytes=0-1,x"] {
+        for bad in [
+            "",
+            "bytes=",
+            "bytes=-",
+            "bytes=5",
+            "bytes=3-2",
+            "bytes=a-b",
+            "items=0-1",
+            "bytes=--1",
+            "bytes=0-1,x",
+            "bytes=0-+1",
+            "bytes=0-1_0",
+            "bytes=-+1",
+        ] {
             assert_eq!(r(bad, 10), None, "{bad}");
         }
         let many = |n: u64| format!("bytes={}", (0..n).map(|i| format!("{}-{}", i * 2, i * 2)).collect::<Vec<_>>().join(","));

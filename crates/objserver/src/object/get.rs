@@ -6,7 +6,7 @@ use bytes::Bytes;
 use caelum_diskfile::{DiskError, DiskResult, FragPref, FragWish, Look, Metadata, Opened, Reader};
 use caelum_rest::{BoxError, empty, full};
 use caelum_swiftkit::Timestamp;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Frame;
@@ -145,7 +145,7 @@ fn fill_head(server: &Shared, h: &mut HeaderMap, opened: &Opened) {
             || headers::is_sys_meta(k)
             || headers::is_transient(k)
             || server.config.allowed_headers.iter().any(|a| a.eq_ignore_ascii_case(k));
-        if kept && let (Ok(name), Some(value)) = (HeaderName::from_bytes(k.as_bytes()), respond::header_value(v)) {
+        if kept && let (Some(name), Some(value)) = (headers::header_name(k), respond::header_value(v)) {
             h.insert(name, value);
         }
     }
@@ -178,7 +178,8 @@ fn precondition(parts: &Parts, metadata: &Metadata) -> Option<StatusCode> {
     if get("if-none-match").is_some_and(|m| headers::matches(&m, etag)) {
         return Some(StatusCode::NOT_MODIFIED);
     }
-    if get("if-match").is_some_and(|m| !headers::matches(&m, etag)) {
+    // One that names nothing fits nothing.
+    if headers::text(&parts.headers, "if-match").is_some_and(|m| !headers::matches(&m, etag)) {
         return Some(StatusCode::PRECONDITION_FAILED);
     }
     let modified = metadata.timestamp("X-Timestamp")?.ceil_seconds();

@@ -1,7 +1,8 @@
 //! Reading requests' headers by upstream's rules.
 
 use super::{Resp, respond};
-use caelum_diskfile::{Metadata, latin1};
+use caelum_diskfile::{Metadata, header_bytes, latin1};
+use caelum_rest::names;
 use caelum_swiftkit::Timestamp;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::borrow::Cow;
@@ -45,6 +46,19 @@ pub(super) fn title(name: &str) -> String {
         .collect()
 }
 
+/// A header's name as it is kept with the object: upstream's spelling, in text of one character per byte.
+fn stored_name(name: &str) -> String {
+    match names::name_to_wire(name) {
+        Cow::Borrowed(_) => title(name),
+        Cow::Owned(wire) => title(&latin1(&wire)),
+    }
+}
+
+/// A name that is kept with an object as a header's. `None`: there can be none.
+pub(super) fn header_name(stored: &str) -> Option<HeaderName> {
+    if stored.is_ascii() { names::name_from_wire(stored.as_bytes()) } else { names::name_from_wire(&header_bytes(stored)) }
+}
+
 fn longer_prefix(name: &str, prefix: &str) -> bool {
     name.len() > prefix.len() && name.as_bytes().get(..prefix.len()).is_some_and(|p| p.eq_ignore_ascii_case(prefix.as_bytes()))
 }
@@ -79,13 +93,13 @@ pub(super) fn keep(headers: &HeaderMap, allowed: &[String], keep_sysmeta: bool, 
     for (name, value) in headers {
         let name = name.as_str();
         if is_user_meta(name) || is_transient(name) || keep_sysmeta && is_sys_meta(name) {
-            into.set(&title(name), value_text(value));
+            into.set(&stored_name(name), value_text(value));
         }
     }
     let replicated = text(headers, "x-backend-replication-headers").unwrap_or_default();
     for name in replicated.split_whitespace().chain(allowed.iter().map(String::as_str)) {
         if let Some(v) = text(headers, name) {
-            let key = if name.eq_ignore_ascii_case("etag") { "ETag".to_string() } else { title(name) };
+            let key = if name.eq_ignore_ascii_case("etag") { "ETag".to_string() } else { stored_name(name) };
             into.set(&key, v);
         }
     }
@@ -105,9 +119,11 @@ pub(super) fn check_metadata(headers: &HeaderMap) -> Result<(), Resp> {
             return bad("Metadata name cannot be empty".into());
         }
         count += 1;
-        size += key.len() + value.len();
-        let key = title(key);
-        if key.len() > MAX_META_NAME {
+        // As long as it is on disk.
+        let key = stored_name(name.as_str()).split_off("x-object-meta-".len());
+        let length = key.chars().count();
+        size += length + value.len();
+        if length > MAX_META_NAME {
             return bad(format!("Metadata name too long: x-object-meta-{key}"));
         }
         if value.len() > MAX_META_VALUE {
@@ -182,6 +198,14 @@ mod tests {
     #[test]
     fn names() {
         assert_eq!(title("x-object-meta-blue2go"), "X-Object-Meta-Blue2Go");
+        for (own, stored) in [("my_key", "My=5Fkey"), ("a_1b_", "A=5F1B=5F"), ("gr^c3^bcn_", "Gr\u{c3}\u{bc}N=5F"), ("plain", "Plain")] {
+            let (own, stored) = (format!("x-object-meta-{own}"), format!("X-Object-Meta-{stored}"));
+            assert_eq!(stored_name(&own), stored);
+            assert_eq!(header_name(&stored).unwrap().as_str(), own);
+        }
+        // Of an earlier version of this program.
+        assert_eq!(header_name("X-Object-Meta-My_Key").unwrap().as_str(), "x-object-meta-my_key");
+        assert_eq!(header_name("X-Object-Meta-My Key"), None);
         assert!(is_user_meta("X-Object-Meta-A") && !is_user_meta("x-object-meta-"));
         assert!(matches("\"a\", b", "b") && matches("*", "x") && !matches("", "x"));
         assert_eq!(normal_delete_at(-5), "0000000000");

@@ -46,7 +46,7 @@ pub(super) async fn handle(server: Arc<Shared>, req: Req) -> Answer {
     let mut r = respond::error(202);
     respond::set(r.headers_mut(), "x-backend-content-type", &current.value);
     for (k, v) in opened.metadata.iter().filter(|(k, _)| headers::is_sys_meta(k)) {
-        if let (Ok(name), Some(value)) = (http::HeaderName::from_bytes(k.as_bytes()), respond::header_value(v)) {
+        if let (Some(name), Some(value)) = (headers::header_name(k), respond::header_value(v)) {
             r.headers_mut().insert(name, value);
         }
     }

@@ -45,7 +45,9 @@ pub fn metadata(headers: &HeaderMap) -> S3Result<HeaderMap> {
         let all: Vec<String> = headers.get_all(name).iter().map(sanitized).collect();
         let value = all.join(",");
         size += key.len() + value.len();
-        if let (Ok(n), Ok(v)) = (HeaderName::from_bytes(format!("x-object-meta-{key}").as_bytes()), HeaderValue::from_str(&value)) {
+        // `^` begins what stands for another byte (`caelum_rest::names`).
+        let name = format!("x-object-meta-{}", key.replace('^', "^5e"));
+        if let (Ok(n), Ok(v)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value)) {
             out.insert(n, v);
         }
     }
@@ -208,7 +210,7 @@ pub fn shown(cx: &Cx, from: &HeaderMap) -> HeaderMap {
     let mut out = HeaderMap::new();
     for (name, value) in from {
         let n = name.as_str();
-        let meta = n.strip_prefix("x-object-meta-").map(|m| format!("x-amz-meta-{}", m.replace("=5f", "_")));
+        let meta = n.strip_prefix("x-object-meta-").map(|m| format!("x-amz-meta-{}", m.replace("^5e", "^")));
         if let Some(m) = meta.and_then(|m| HeaderName::from_bytes(m.as_bytes()).ok()) {
             out.append(m, value.clone());
         } else if KEPT.contains(&n) || matches!(n, "accept-ranges" | "content-length" | "content-type" | "content-range" | "last-modified")

@@ -11,10 +11,16 @@ async fn objects_come_and_go() {
     assert_eq!(c.ok("PUT", "/s3/bucket", &[], "").await.header("location"), "/bucket");
     assert_eq!(c.code("owner", "PUT", "/bucket", &[], "").await, "BucketAlreadyOwnedByYou");
     let put = c
-        .ok("PUT", "/bucket/a%20b/ü", &[("x-amz-meta-color", "blue"), ("content-type", "text/x"), ("cache-control", "no-store")], "hello")
+        .ok(
+            "PUT",
+            "/bucket/a%20b/ü",
+            &[("x-amz-meta-color", "blue"), ("x-amz-meta-my_key^c3", "u"), ("content-type", "text/x"), ("cache-control", "no-store")],
+            "hello",
+        )
         .await;
     assert_eq!((put.status, put.header("etag"), put.header("content-type")), (200, "\"5d41402abc4b2a76b9719d911017c592\"", ""));
     let get = c.ok("GET", "/bucket/a%20b/ü", &[], "").await;
+    assert_eq!(get.header("x-amz-meta-my_key^c3"), "u");
     assert_eq!((get.text.as_str(), get.header("x-amz-meta-color"), get.header("content-type")), ("hello", "blue", "text/x"));
     assert!(get.headers.keys().all(|n| !n.as_str().contains("sysmeta") && !n.as_str().starts_with("x-backend")));
     assert_eq!(get.header("x-amz-request-id"), "tx-test");

@@ -12,7 +12,7 @@ use caelum_object::middleware::ratelimit::{RateLimitOptions, Rates};
 use caelum_object::middleware::tempurl::{HeaderList, TempUrlOptions};
 use caelum_object::middleware::{BulkConfig, NameCheckOptions, Pace, SloConfig};
 use caelum_object::pipeline::{BeforeAuth, Filter, Options, VersionOptions};
-use caelum_s3::S3Options;
+use caelum_s3::{EventOptions, S3Options};
 use http::Method;
 use std::sync::Arc;
 
@@ -203,9 +203,19 @@ pub fn s3(s: &Section, o: &Options) -> Result<BeforeAuth> {
         min_part_size: s.number("min_segment_size", d.min_part_size)?,
         max_parts: s.number("max_upload_part_num", d.max_parts)?,
         is_encrypted: o.keymaster.is_some() && !o.disable_encryption,
+        events: events(s)?,
         ..d
     };
     Ok(s3_layer(Vec::new(), options))
+}
+
+/// Where events of buckets go: options of this program, which another Swift does not look at.
+fn events(s: &Section) -> Result<EventOptions> {
+    let webhooks = s.list("caelum_event_webhooks").unwrap_or_default();
+    let (brokers, authorities) = (s.str("caelum_event_brokers", ""), s.str("caelum_event_authorities", ""));
+    let spool = s.given("caelum_event_spool").map(std::path::PathBuf::from);
+    // What is wrong is named without the value: brokers' URLs hold passwords.
+    crate::object::events::events(&webhooks, &brokers, &authorities, spool).map_err(|e| s.about(e))
 }
 
 fn ratelimit(s: &Section) -> Result<RateLimitOptions> {
@@ -225,4 +235,28 @@ fn ratelimit(s: &Section) -> Result<RateLimitOptions> {
         container_ratelimits: Rates::from_options(sizes("container_ratelimit_"), "container_ratelimit_")?,
         container_listing_ratelimits: Rates::from_options(sizes("container_listing_ratelimit_"), "container_listing_ratelimit_")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn section(lines: &str) -> Section {
+        Conf::parse("/x.conf".as_ref(), &format!("[filter:s3api]\nuse = egg:swift#s3api\n{lines}\n")).paste("filter:s3api").unwrap()
+    }
+
+    #[test]
+    fn events_of_buckets() {
+        let none = events(&section("")).unwrap();
+        assert!(none.webhooks.is_none() && none.brokers.is_empty() && none.spool.is_none());
+        let some = events(&section(
+            "caelum_event_webhooks = hooks.example, 10.0.0.0/8\ncaelum_event_brokers = q = amqp://u:p%%40@h/v exchange key\ncaelum_event_spool = /s",
+        ));
+        let some = some.unwrap();
+        assert!(some.webhooks.is_some() && some.brokers.contains_key("q") && some.spool == Some("/s".into()));
+        for bad in ["caelum_event_webhooks = http://x", "caelum_event_brokers = q = amqp://u:hidden@"] {
+            let e = events(&section(bad)).unwrap_err().message;
+            assert!(e.starts_with("/x.conf [filter:s3api] ") && !e.contains("hidden"), "{e}");
+        }
+    }
 }

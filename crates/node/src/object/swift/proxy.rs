@@ -6,7 +6,7 @@ use super::tokens::RemoteTokens;
 use super::{Common, Conf, Section};
 use caelum_base::{Error, Result};
 use caelum_object::pipeline::{self, Filter, with_required};
-use caelum_object::proxy::{Affinity, Cache, Count, Limits, Memcache, PolicyOptions, ProxyOptions, Sorting};
+use caelum_object::proxy::{Affinity, Cache, Count, Limits, Memcache, PolicyOptions, ProxyOptions, Sorting, learn_types};
 use caelum_rest::{HttpService, TokenValidator};
 use std::sync::Arc;
 
@@ -46,6 +46,7 @@ fn wanted(conf: &Conf) -> Result<Wanted> {
 /// The proxy's pipeline as `proxy-server.conf` describes it, with the filters that every proxy has.
 pub fn start(c: &Common) -> Result<Arc<dyn HttpService>> {
     let wanted = wanted(&c.conf)?;
+    learn_types(&c.swift_dir);
     let named: Vec<Filter> = wanted.filters.iter().map(|(f, _)| *f).collect();
     let order = with_required(named.clone());
     if order != named {

@@ -43,7 +43,8 @@ fn pax_header(key: &str) -> Option<String> {
     let name = key.strip_prefix("SCHILY.xattr.user.").or_else(|| key.strip_prefix("LIBARCHIVE.xattr.user."))?;
     match name {
         "mime_type" => Some("content-type".into()),
-        _ => name.strip_prefix("meta.").map(|m| format!("x-object-meta-{m}").to_lowercase()),
+        // WSGI does not tell the two apart.
+        _ => name.strip_prefix("meta.").map(|m| format!("x-object-meta-{m}").to_lowercase().replace('_', "-")),
     }
 }
 

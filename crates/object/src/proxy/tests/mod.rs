@@ -1,3 +1,4 @@
+mod encrypted;
 mod failures;
 mod fake;
 mod main_path;

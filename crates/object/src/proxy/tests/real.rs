@@ -9,6 +9,8 @@ pub(super) const EC_SEGMENT: u64 = 65_536;
 
 pub(super) struct Real {
     pub proxy: Arc<Proxy>,
+    /// What requests go to: the proxy, or layers before it.
+    pub front: Arc<dyn HttpService>,
     pub dir: tempfile::TempDir,
     pub n: u16,
     nodes: Nodes,
@@ -97,7 +99,7 @@ impl Real {
         let rings = Rings::fixed(ring_of(3, n32, 6_100), ring_of(3, n32, 6_120), objects);
         let of_proxy = nodes.clone();
         let proxy = Proxy::new(ProxyDeps { rings, nodes, swift, env, options, cache: None });
-        Self { proxy, dir, n, nodes: of_proxy, objects: servers, _handles: Vec::new() }
+        Self { front: proxy.clone(), proxy, dir, n, nodes: of_proxy, objects: servers, _handles: Vec::new() }
     }
 
     pub(super) async fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
@@ -123,7 +125,7 @@ impl Real {
         let mut req = req.body(body).unwrap();
         req.extensions_mut().insert(Environ { is_owner: true, ..anyone() });
         change(&mut req);
-        let (head, body) = self.proxy.call(req).await.into_parts();
+        let (head, body) = self.front.call(req).await.into_parts();
         let collected = body.collect().await;
         let broken = collected.is_err();
         let body = collected.map(http_body_util::Collected::to_bytes).unwrap_or_default();
@@ -337,6 +339,112 @@ impl HttpService for Cut {
         Box::pin(
             async move { answer.await.map(|b| http_body_util::StreamBody::new(futures_util::stream::unfold((b, n), next)).boxed_unsync()) },
         )
+    }
+}
+
+fn split<'a>(text: &'a [u8], at: &[u8]) -> Vec<&'a [u8]> {
+    let mut out = Vec::new();
+    let mut rest = text;
+    while let Some(n) = rest.windows(at.len()).position(|w| w == at) {
+        out.push(&rest[..n]);
+        rest = &rest[n + at.len()..];
+    }
+    out.push(rest);
+    out
+}
+
+/// The body of an answer with several ranges, its boundary replaced.
+pub(super) fn document(a: &Answer) -> Vec<u8> {
+    let kind = a.header("content-type").unwrap();
+    let boundary = kind.strip_prefix("multipart/byteranges;boundary=").unwrap();
+    assert_eq!(a.header("content-length"), Some(a.body.len().to_string().as_str()));
+    let pieces: Vec<&[u8]> = split(&a.body, boundary.as_bytes());
+    pieces.join(&b"BOUNDARY"[..])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_ranges_survive_failures() {
+    let c = Real::with(ProxyOptions { error_suppression_limit: u32::MAX, ..options() });
+    let data: Bytes = (0..60_000).map(|i| format!("{i:09}\n")).collect::<String>().into();
+    c.call("PUT", "/v1/a/c", &[], "").await;
+    assert_eq!(c.call("PUT", "/v1/a/c/o", &[("content-type", "a/b; c=d")], data.clone()).await.status, 201);
+    let holders: Vec<usize> =
+        (0..6).filter(|i| c.data_files("objects").iter().any(|f| f.starts_with(c.dir.path().join(format!("n{i}"))))).collect();
+    assert_eq!(holders.len(), 3);
+    let set = |i: usize, cut: Option<usize>| {
+        let server = c.objects[i].clone();
+        let server = cut.map_or(server.clone(), |n| Arc::new(Cut(server, n)) as Arc<dyn HttpService>);
+        c.nodes.set_local("127.0.0.1", 6_140 + u16::try_from(i).unwrap(), server);
+    };
+    for range in [
+        "bytes=0-9,100000-399999,-20",
+        "bytes=500000-,0-200000,300000-300009,300010-300019,300020-300029,7-7",
+        "bytes=0-299999,0-299999,0-299999",
+        "bytes=5-5,7-7",
+    ] {
+        let whole = c.call("GET", "/v1/a/c/o", &[("range", range)], "").await;
+        assert_eq!((whole.status, whole.broken), (206, false), "{range}");
+        let want = document(&whole);
+        for n in [0, 1, 20, 110, 150, 200, 270, 300, 301, 1_000, 150_000, 290_000, 310_000, 500_000, want.len() - 50, want.len() - 3] {
+            // The second holder breaks off elsewhere.
+            set(holders[0], Some(n));
+            set(holders[1], Some(n / 2 + 77));
+            for _ in 0..3 {
+                let get = c.call("GET", "/v1/a/c/o", &[("range", range)], "").await;
+                assert_eq!((get.status, get.broken), (206, false), "{range} {n}");
+                assert!(document(&get) == want, "{range} {n}");
+            }
+        }
+        holders.iter().for_each(|i| set(*i, Some(0)));
+        assert_eq!(c.call("GET", "/v1/a/c/o", &[("range", range)], "").await.status, 503, "{range}");
+        holders.iter().for_each(|i| set(*i, None));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_of_fragments_need_no_other_request() {
+    let c = Real::new();
+    c.call("PUT", "/v1/a/e", &[("x-storage-policy", "ec")], "").await;
+    let segment = 65_536;
+    for size in [0, 1, segment - 1, segment, segment + 1, 3 * segment, 3 * segment + 77] {
+        let data = pattern(size);
+        c.call("PUT", "/v1/a/e/o", &[], data.clone()).await;
+        let edges = [0, 1, segment - 1, segment, segment + 1, 3 * segment - 1, 3 * segment + 76, 3 * segment + 77, 10 * segment];
+        let pairs = edges.iter().flat_map(|a| edges.iter().filter(move |b| a <= b).map(move |b| format!("{a}-{b}")));
+        let open = edges.iter().flat_map(|a| [format!("{a}-"), format!("-{a}")]);
+        for range in pairs.chain(open) {
+            let want = crate::http::Ranges::parse(&format!("bytes={range}")).unwrap().for_length(size as u64);
+            let get = c.call("GET", "/v1/a/e/o", &[("range", &format!("bytes={range}"))], "").await;
+            assert!(!get.broken);
+            match want.first() {
+                None => assert_eq!((get.status, get.header("content-range")), (416, Some(format!("bytes */{size}").as_str())), "{range}"),
+                Some(_) if size == 0 => assert_eq!((get.status, get.body.len()), (200, 0), "{range}"),
+                Some((a, b)) => {
+                    assert_eq!(get.status, 206, "{size} {range}");
+                    assert!(get.body == data.slice(*a as usize..*b as usize), "{size} {range}");
+                    assert_eq!(get.header("content-range"), Some(crate::http::content_range((*a, *b), size as u64).as_str()));
+                }
+            }
+        }
+    }
+    let head = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    for i in 0..6 {
+        let counted = Heads(c.objects[i].clone(), head.clone());
+        c.nodes.set_local("127.0.0.1", 6_140 + u16::try_from(i).unwrap(), Arc::new(counted));
+    }
+    assert_eq!(c.call("GET", "/v1/a/e/o", &[("range", "bytes=70000-70009")], "").await.body.len(), 10);
+    assert_eq!(head.load(std::sync::atomic::Ordering::Relaxed), 0);
+    assert_eq!(c.call("GET", "/v1/a/e/o", &[("range", "bytes=70000-70009"), ("if-match", "x")], "").await.status, 412);
+    assert_eq!(head.load(std::sync::atomic::Ordering::Relaxed), 1, "one node is enough to refuse");
+}
+
+/// Counts HEAD requests.
+struct Heads(Arc<dyn HttpService>, Arc<std::sync::atomic::AtomicUsize>);
+
+impl HttpService for Heads {
+    fn call(&self, req: Request<Body>) -> BoxFuture<'static, Resp> {
+        self.1.fetch_add(usize::from(req.method() == http::Method::HEAD), std::sync::atomic::Ordering::Relaxed);
+        self.0.call(req)
     }
 }
 

@@ -7,7 +7,7 @@ use super::wire::{Missing, encode_wanted, parse_missing};
 use bytes::{Bytes, BytesMut};
 use caelum_diskfile::{DiskError, FragWish, Look};
 use caelum_rest::{BoxError, empty, stream_channel};
-use http::header::{HeaderName, HeaderValue};
+use http::header::HeaderValue;
 use http::{Method, Request, Response};
 use std::sync::Arc;
 use tokio::sync::mpsc::Sender;
@@ -269,14 +269,14 @@ impl Session {
             }
             let (name, value) = line.split_once(':').ok_or_else(|| Broken::new("not a header"))?;
             let name = name.trim().to_ascii_lowercase();
-            let (Ok(key), Some(v)) = (HeaderName::from_bytes(name.as_bytes()), respond::header_value(value.trim())) else {
+            let (Some(key), Some(v)) = (headers::header_name(&name), respond::header_value(value.trim())) else {
                 return Err(Broken::new(format!("not a header: {name:.200}")));
             };
             if name == "content-length" {
                 length = Some(value.trim().parse().map_err(|_| Broken::new("not a content-length"))?);
             }
             if name != "etag" && name != "x-backend-no-commit" {
-                kept.push(name);
+                kept.push(key.as_str().to_string());
             }
             if kept.len() > MAX_HEADERS {
                 return Err(Broken::new("too many headers"));
