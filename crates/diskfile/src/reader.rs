@@ -106,6 +106,11 @@ impl Reader {
         }
     }
 
+    /// Whether all of the object is to be read, was found right a moment ago, and is in memory as far as known.
+    pub fn is_known_right(&self) -> bool {
+        matches!(self.check, Check::Known)
+    }
+
     pub fn remaining(&self) -> u64 {
         self.end.saturating_sub(self.at)
     }

@@ -16,7 +16,7 @@ pub mod python;
 mod timestamp;
 
 pub use conf::{SwiftConf, parse_ini};
-pub use digest::UploadDigest;
+pub use digest::{KnownRight, UploadDigest};
 pub use halves::Halves;
 pub use hash::{HashPath, NameHash, md5_hex, to_hex};
 pub use healthcheck::HealthCheck;

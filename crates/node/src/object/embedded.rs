@@ -13,6 +13,7 @@ use caelum_broker::Pool;
 use caelum_diskfile::Manager;
 use caelum_object::auth::TempAuthOptions;
 use caelum_object::pipeline::{self, BeforeAuth, Options};
+use caelum_object::proxy::Sorting;
 use caelum_objserver::object::{ObjectServer, ObjectServerConfig};
 use caelum_objserver::{AccountServer, AccountServerConfig, ContainerServer};
 use caelum_rest::{HttpService, OpInfo, Server, ServerHandle};
@@ -204,6 +205,7 @@ fn options(settings: &Settings) -> Result<Options> {
     // The servers are in this process: there is no network to lose an answer on, only a slow disk.
     o.proxy.node_timeout = Duration::from_secs(60);
     o.proxy.recoverable_node_timeout = Duration::from_secs(60);
+    o.proxy.policy_defaults.sorting_method = Sorting::Ring;
     // A disk that is gone says so at once; one that is back is to be used at once.
     o.proxy.error_suppression_interval = Duration::from_secs(5);
     Ok(o)

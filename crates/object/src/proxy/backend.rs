@@ -140,12 +140,15 @@ impl Core {
 
     /// Puts nodes into the order in which they are asked.
     pub(crate) fn sort(&self, nodes: &mut [Node], options: &PolicyOptions) {
+        if options.sorting_method == Sorting::Ring {
+            return;
+        }
         for i in (1..nodes.len()).rev() {
             let j = usize::try_from(self.random() % (i as u64 + 1)).unwrap_or(0);
             nodes.swap(i, j);
         }
         match options.sorting_method {
-            Sorting::Shuffle => {}
+            Sorting::Shuffle | Sorting::Ring => {}
             Sorting::Affinity => nodes.sort_by_key(|n| options.read_affinity.distance(n.dev())),
             Sorting::Timing => {
                 let now = self.env.now().0;

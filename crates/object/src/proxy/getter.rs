@@ -1,13 +1,13 @@
 //! GET and HEAD: the first node that has what is wanted, and another one when it breaks off.
 
 use super::backend::{Core, Node, NodeIter, NodeRequest, Reply, header_time, is_success};
-use super::object_body::{Extent, ObjectBody};
+use super::object_body::{Extent, ObjectBody, Proof};
 use super::quorum::{best_response, copy_headers, status_code};
 use super::several_ranges::{self, Begun};
 use crate::env::Resp;
 use crate::http::{Ranges, is_true, set, text};
 use caelum_rest::Body;
-use caelum_swiftkit::{Timestamp, quorum_size};
+use caelum_swiftkit::{KnownRight, Timestamp, quorum_size};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, header};
@@ -295,23 +295,23 @@ impl Getter {
             return resp.map(|_| match left {
                 // Nothing can be resumed, yet silence must end.
                 Some(length) => {
-                    let extent = Extent { first: 0, length, whole: false };
+                    let extent = Extent { first: 0, length, proof: Proof::None };
                     ObjectBody::new(body, found.node, &extent, None, timeout).boxed_unsync()
                 }
                 None => body,
             });
         }
-        let status = head.status.as_u16();
-        let node = found.node;
-        resp.map(|_| self.object_body(status, &head.headers, node, body))
+        resp.map(|_| self.object_body(&head, found.node, body))
     }
 
-    fn object_body(self, status: u16, headers: &HeaderMap, node: Node, body: Body) -> Body {
-        let length = text(headers, "content-length").and_then(|l| l.parse::<u64>().ok());
-        let range = text(headers, "content-range").and_then(parse_content_range);
-        let extent = match (status, range, length) {
-            (200, _, Some(length)) => Extent { first: 0, length, whole: true },
-            (206, Some((first, _, size)), Some(length)) => Extent { first, length, whole: first == 0 && length == size },
+    fn object_body(self, head: &Parts, node: Node, body: Body) -> Body {
+        let length = text(&head.headers, "content-length").and_then(|l| l.parse::<u64>().ok());
+        let range = text(&head.headers, "content-range").and_then(parse_content_range);
+        let proof = if head.extensions.get::<KnownRight>().is_some() { Proof::KnownRight } else { Proof::AtEnd };
+        let extent = match (head.status.as_u16(), range, length) {
+            (200, _, Some(length)) => Extent { first: 0, length, proof },
+            (206, Some((0, _, size)), Some(length)) if length == size => Extent { first: 0, length, proof },
+            (206, Some((first, ..)), Some(length)) => Extent { first, length, proof: Proof::None },
             // Without a known place in the object nothing can be resumed.
             _ => return body,
         };

@@ -3,6 +3,8 @@
 //! Invariant: what a client gets as a whole object is what one node read as whole and found right. An object server
 //! breaks off when the checksum of what it sent turns out wrong; the bytes before that are then suspect. So another
 //! node's copy is read from its beginning, and only if that begins with what was already sent does the rest follow.
+//! A server of this process that knew beforehand that all is right ([`KnownRight`]) spares the sum over what is sent. When
+//! it finds damage all the same, nothing can be said of what was sent, and the answer breaks off.
 
 use super::backend::Node;
 use super::getter::{Candidate, Getter, parse_content_range};
@@ -24,8 +26,38 @@ pub(super) struct Extent {
     /// Place in the object of the first byte.
     pub first: u64,
     pub length: u64,
-    /// It is the whole object, which the node verifies.
-    pub whole: bool,
+    pub proof: Proof,
+}
+
+/// What speaks for the bytes that a node sends.
+pub(super) enum Proof {
+    /// Nothing: a part of an object.
+    None,
+    /// It is the whole object, which the node verifies while it sends it.
+    AtEnd,
+    /// … or has verified before.
+    KnownRight,
+}
+
+/// What is known of the bytes that were sent.
+enum Sent {
+    /// Nothing; or they are right.
+    Unchecked,
+    Summed(Hasher),
+    KnownRight,
+}
+
+/// A node gives no more.
+struct Broken {
+    error: BoxError,
+    /// It just fell silent.
+    silent: bool,
+}
+
+impl Broken {
+    fn off(error: BoxError) -> Self {
+        Self { error, silent: false }
+    }
 }
 
 /// Where the rest comes from.
@@ -44,8 +76,7 @@ pub(super) struct ObjectBody {
     /// Position in the object of the next byte, and how many are still to come.
     at: u64,
     left: u64,
-    /// Over the bytes sent of a whole object.
-    sent: Option<Hasher>,
+    sent: Sent,
     getter: Option<Box<Getter>>,
     search: Option<BoxFuture<'static, Result<Found, BoxError>>>,
     timeout: Duration,
@@ -55,13 +86,17 @@ pub(super) struct ObjectBody {
 impl ObjectBody {
     /// `getter` finds other nodes; without it nothing can be resumed, yet silence ends after `timeout`.
     pub(super) fn new(inner: Body, node: Node, extent: &Extent, getter: Option<Box<Getter>>, timeout: Duration) -> Self {
-        let sent = (extent.whole && getter.is_some()).then(Hasher::new);
+        let sent = match extent.proof {
+            Proof::AtEnd if getter.is_some() => Sent::Summed(Hasher::new()),
+            Proof::KnownRight => Sent::KnownRight,
+            _ => Sent::Unchecked,
+        };
         let (at, left) = (extent.first, extent.length);
         Self { inner, head: Bytes::new(), node: Some(node), at, left, sent, getter, search: None, timeout, timer: None }
     }
 
     /// A piece from the node; `Err` when it can give no more.
-    fn poll_node(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, BoxError>> {
+    fn poll_node(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Broken>> {
         if !self.head.is_empty() {
             return Poll::Ready(Ok(std::mem::take(&mut self.head)));
         }
@@ -75,13 +110,13 @@ impl ObjectBody {
                         return Poll::Ready(Ok(data));
                     }
                 }
-                Poll::Ready(Some(Err(e))) => return Poll::Ready(Err(e)),
-                Poll::Ready(None) => return Poll::Ready(Err(BoxError::from("the answer ended early"))),
+                Poll::Ready(Some(Err(e))) => return Poll::Ready(Err(Broken::off(e))),
+                Poll::Ready(None) => return Poll::Ready(Err(Broken::off("the answer ended early".into()))),
                 Poll::Pending => {
                     let timeout = self.timeout;
                     let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + timeout)));
                     return match timer.as_mut().poll(cx) {
-                        Poll::Ready(()) => Poll::Ready(Err(BoxError::from("no data in time"))),
+                        Poll::Ready(()) => Poll::Ready(Err(Broken { error: "no data in time".into(), silent: true })),
                         Poll::Pending => Poll::Pending,
                     };
                 }
@@ -89,18 +124,22 @@ impl ObjectBody {
         }
     }
 
-    /// Turns to another node after `e`; `Err` when there is none to turn to.
-    fn look_elsewhere(&mut self, e: BoxError) -> Result<(), BoxError> {
+    /// Turns to another node; `Err` when there is none to turn to.
+    fn look_elsewhere(&mut self, broken: Broken) -> Result<(), BoxError> {
         self.timer = None;
         self.inner = caelum_rest::empty();
-        let Some(getter) = self.getter.take() else { return Err(e) };
+        let Some(getter) = self.getter.take() else { return Err(broken.error) };
         if let Some(node) = self.node.take() {
-            getter.failed(&node, "reading an object broke off, trying another node", &e.to_string());
+            getter.failed(&node, "reading an object broke off, trying another node", &broken.error.to_string());
         }
         let (at, left) = (self.at, self.left);
-        self.search = Some(match self.sent.clone() {
-            Some(sent) => Box::pin(resume_whole(getter, at, left, sent)),
-            None => Box::pin(resume_range(getter, at, left)),
+        self.search = Some(match &self.sent {
+            Sent::Summed(sent) => Box::pin(resume_whole(getter, at, left, sent.clone())),
+            Sent::KnownRight if !broken.silent => return Err(broken.error),
+            Sent::KnownRight | Sent::Unchecked => {
+                self.sent = Sent::Unchecked;
+                Box::pin(resume_range(getter, at, left))
+            }
         });
         Ok(())
     }
@@ -135,7 +174,9 @@ impl http_body::Body for ObjectBody {
                     this.at += n;
                     this.left -= n;
                     // The last piece is not compared with anything any more.
-                    if let Some(sent) = this.sent.as_mut().filter(|_| this.left > 0) {
+                    if let Sent::Summed(sent) = &mut this.sent
+                        && this.left > 0
+                    {
                         sent.update(&data);
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));

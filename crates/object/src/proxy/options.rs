@@ -14,6 +14,9 @@ pub enum Sorting {
     Timing,
     /// Nearest first, by `read_affinity`.
     Affinity,
+    /// As the ring names them: each object is read from one device, which keeps it in memory once. For servers that are
+    /// all in this process.
+    Ring,
 }
 
 /// One `r1z2=100` of `read_affinity`, or `r1z2` of `write_affinity`.

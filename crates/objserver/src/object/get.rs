@@ -5,7 +5,7 @@ use super::{Answer, Req, Resp, Shared, blocking, bytes_range, disk_failure, frag
 use bytes::Bytes;
 use caelum_diskfile::{DiskError, DiskResult, FragPref, FragWish, Look, Metadata, Opened, Reader};
 use caelum_rest::{BoxError, empty, full};
-use caelum_swiftkit::Timestamp;
+use caelum_swiftkit::{KnownRight, Timestamp};
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
@@ -133,6 +133,9 @@ fn open(server: &Shared, parts: &Parts, target: &Target, in_memory: bool) -> Res
         ready.pieces.push_back(Piece::Range(0, size));
     }
     let read = ready.read_first(parts, &target.device)?;
+    if ready.reader.as_ref().is_some_and(Reader::is_known_right) {
+        ready.head.extensions_mut().insert(KnownRight);
+    }
     ready.reader = ready.reader.map(Reader::from_disk);
     Ok(read.then_some(ready))
 }

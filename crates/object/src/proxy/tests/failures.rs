@@ -102,6 +102,27 @@ async fn reading_goes_on_at_another_node() {
     assert!(get.broken, "an answer that cannot be completed must not look whole");
 }
 
+/// Of what a server knew to be right there is no sum to compare with: silence is no reason to doubt it, a failure is.
+#[tokio::test]
+async fn known_bytes_are_gone_on_with_after_silence_only() {
+    let c = Cluster::with_container().await;
+    assert_eq!(c.call("PUT", "/v1/a/c/o", &[], big()).await.status, 201);
+    let (primaries, _) = c.places("o");
+    for (fault, tries) in [(Fault::SilentAfter(1_000_000), 3), (Fault::BreakAfter(1_000_000), 12)] {
+        for p in &primaries[..2] {
+            p.fault(fault);
+            p.0.lock().unwrap().knows = true;
+        }
+        let mut broken = 0;
+        for _ in 0..tries {
+            let get = c.call("GET", "/v1/a/c/o", &[], "").await;
+            assert!(get.broken || get.body == big(), "{fault:?}");
+            broken += u32::from(get.broken);
+        }
+        assert_eq!(broken > 0, fault == Fault::BreakAfter(1_000_000), "{broken}");
+    }
+}
+
 /// A server that finds at the end that what it sent was damaged breaks off.
 #[tokio::test]
 async fn damaged_bytes_never_pass_as_whole() {

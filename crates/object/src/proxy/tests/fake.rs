@@ -42,6 +42,8 @@ pub(super) enum Fault {
 pub(super) struct State {
     pub things: BTreeMap<String, Stored>,
     pub fault: Fault,
+    /// Says of objects that they are known to be right.
+    pub knows: bool,
     /// Every request: method, entity, headers.
     pub seen: Vec<(Method, String, HeaderMap)>,
     /// What container GETs answer, by container.
@@ -108,6 +110,9 @@ impl Fake {
         h.insert("x-put-timestamp", HeaderValue::from_str(&found.time.normal()).unwrap());
         let mut r = answer(status);
         *r.headers_mut() = h;
+        if state.knows {
+            r.extensions_mut().insert(caelum_swiftkit::KnownRight);
+        }
         if *method == Method::HEAD {
             return r;
         }
