@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,6 +11,8 @@ use tokio::sync::oneshot;
 
 /// Directories of one write, and who waits for them.
 struct Job {
+    /// Its data is on the way to the device and has to arrive before.
+    data: Option<File>,
     dirs: Vec<File>,
     done: oneshot::Sender<io::Result<()>>,
 }
@@ -84,12 +87,12 @@ impl Syncer {
         Coming(self)
     }
 
-    /// Queues open directories.
-    pub fn submit(&self, dirs: Vec<File>) -> Pending {
+    /// Queues open directories, and a file whose data was sent to the device with [`start_data`].
+    pub fn submit(&self, data: Option<File>, dirs: Vec<File>) -> Pending {
         let (done, rx) = oneshot::channel();
         let (queue, wake) = &*self.0;
         let mut q = lock(queue);
-        q.jobs.push(Job { dirs, done });
+        q.jobs.push(Job { data, dirs, done });
         if q.running {
             // The first wakes the thread, which then waits for others a bounded time; the last ends that wait.
             if q.jobs.len() == 1 || q.coming <= 1 {
@@ -138,14 +141,31 @@ fn run(shared: &(Mutex<Queue>, Condvar)) {
     }
 }
 
-/// The newest first: on a journal that is one sequence, syncing it has synced the ones before, and
-/// asking for those costs next to nothing.
+/// All data first, so that what the journal then says of it is true. The newest directory first: on a journal that is one
+/// sequence, syncing it has synced the ones before, and asking for those costs next to nothing.
 fn sync_batch(batch: Vec<Job>) {
-    for job in batch.into_iter().rev() {
-        let result = job.dirs.iter().try_for_each(File::sync_all);
+    let arrived: Vec<io::Result<()>> = batch.iter().map(|job| job.data.as_ref().map_or(Ok(()), data_to_device)).collect();
+    for (job, arrived) in batch.into_iter().zip(arrived).rev() {
+        let result = arrived.and_then(|()| job.dirs.iter().try_for_each(File::sync_all));
         // The writer may have gone away; its write is durable all the same.
         let _ = job.done.send(result);
     }
+}
+
+/// Begins to write a file's data to the device.
+pub(crate) fn start_data(file: &File) -> io::Result<()> {
+    sync_range(file, libc::SYNC_FILE_RANGE_WRITE)
+}
+
+/// Writes a file's data to the device and waits for it, without a flush of the device's cache.
+pub(crate) fn data_to_device(file: &File) -> io::Result<()> {
+    sync_range(file, libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER)
+}
+
+fn sync_range(file: &File, flags: u32) -> io::Result<()> {
+    // SAFETY: the descriptor is open for as long as `file` lives; the call reads no memory of ours.
+    let r = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) };
+    if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Creates a directory and those above it as needed; gives the ones that changed: `dir` and the parents of

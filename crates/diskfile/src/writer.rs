@@ -2,9 +2,11 @@
 //!
 //! A file is written without a name in the object's own directory (or under a temporary name where the
 //! file system cannot do that), its data is made durable, then it gets its name, and then the name is
-//! made durable together with those of other writes. A crash in between leaves the state before.
+//! made durable together with those of other writes. A crash in between leaves the state before. Only of a small object
+//! where there was none, the data may arrive later than the name: a crash may then leave a file that is shorter than
+//! its metadata says, which is quarantined; nobody had been told of it.
 
-use crate::commit::{Pending, make_dirs};
+use crate::commit::{self, Pending, make_dirs, start_data};
 use crate::lock::{LOCK_TIMEOUT, lock_dir};
 use crate::manager::{Device, FsKind, Reserve};
 use crate::names::{Ext, data_name, meta_name, tombstone_name};
@@ -99,15 +101,26 @@ impl Writer {
         let device = self.device.clone();
         // Of large files, the data may take long.
         let early = (self.size <= SMALL).then(|| device.syncer.coming());
+        // In a directory that this write made there is nothing to clean up. Whoever comes in between does it.
+        let fresh = !self.changed.is_empty();
+        // Nor is there an older version that a crash must leave: the data may arrive after the name, as long as both are
+        // there before anybody is told.
+        let later = fresh && device.kind == FsKind::Xfs && (1..=SMALL).contains(&self.size);
+        if later {
+            start_data(&self.file).map_err(DiskError::from_write)?;
+        }
         metadata::write(&self.file, &metadata)?;
-        self.data_to_device()?;
+        let mut data = None;
+        if later {
+            data = Some(self.file.try_clone()?);
+        } else {
+            self.data_to_device()?;
+        }
         let _coming = early.unwrap_or_else(|| device.syncer.coming());
         if self.size > self.object.manager.config.keep_cache_size {
             drop_cache(&self.file, 0, self.size);
         }
         let dir = self.object.dir.clone();
-        // In a directory that this write made there is nothing to clean up. Whoever comes in between does it.
-        let fresh = !self.changed.is_empty();
         let mut changed = self.link(&dir, &name)?;
         let relinked = self.relink(&dir, &name, &mut changed);
         self.note_right();
@@ -119,7 +132,7 @@ impl Writer {
                 self.clean(&other);
             }
         }
-        self.object.submit(&self.device, changed)
+        self.object.submit(&self.device, data, changed)
     }
 
     /// The number of the fragment that is being written, from the metadata or the request.
@@ -141,7 +154,7 @@ impl Writer {
         match self.device.kind {
             // Attributes and size go with the journal; only data has to be there first.
             FsKind::Xfs if self.size == 0 => Ok(()),
-            FsKind::Xfs => write_out(&self.file).map_err(DiskError::from_write),
+            FsKind::Xfs => commit::data_to_device(&self.file).map_err(DiskError::from_write),
             FsKind::Other => self.file.sync_all().map_err(DiskError::from_write),
         }
     }
@@ -277,10 +290,10 @@ impl DiskFile {
             dirs.push(other);
         }
         let device = self.manager.device(&self.device)?;
-        self.submit(&device, dirs)
+        self.submit(&device, None, dirs)
     }
 
-    fn submit(&self, device: &Device, changed: Vec<PathBuf>) -> DiskResult<Pending> {
+    fn submit(&self, device: &Device, data: Option<File>, changed: Vec<PathBuf>) -> DiskResult<Pending> {
         let mut dirs = Vec::with_capacity(changed.len());
         for path in &changed {
             match File::open(path) {
@@ -297,7 +310,7 @@ impl DiskFile {
         if dirs.is_empty() {
             dirs.push(File::open(&device.path)?);
         }
-        Ok(device.syncer.submit(dirs))
+        Ok(device.syncer.submit(data, dirs))
     }
 }
 
@@ -366,12 +379,4 @@ pub(crate) fn drop_cache(file: &File, offset: u64, len: u64) {
         // A hint; nothing depends on it.
         let _ = rustix::fs::fadvise(file, offset, Some(len), rustix::fs::Advice::DontNeed);
     }
-}
-
-/// Writes a file's data to the device and waits for it, without a flush of the device's cache.
-fn write_out(file: &File) -> io::Result<()> {
-    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-    // SAFETY: the descriptor is open for as long as `file` lives; the call reads no memory of ours.
-    let r = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) };
-    if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
