@@ -8,7 +8,7 @@ use super::object::Place;
 use super::quorum::{best_response, copy_headers};
 use super::request::Rq;
 use crate::env::Resp;
-use crate::http::{BodyReader, Conditions, Source, conditional, error, set, text};
+use crate::http::{BodyReader, ByteRange, Conditions, Source, conditional, error, set, text};
 use bytes::Bytes;
 use caelum_rest::{Body, BoxError};
 use caelum_swiftkit::{Timestamp, quorum_size};
@@ -269,6 +269,18 @@ impl Search {
         self.find(Some(range), Some(etag), broken).await
     }
 
+    /// Archives that go on with the first of the ranges: these, if it is in them.
+    async fn for_first(&self, mut archives: Vec<Archive>, ranges: &[ByteRange], length: u64, etag: &str) -> Result<Vec<Archive>, Resp> {
+        let Some((start, end)) = ranges.first().filter(|(start, end)| start < end) else { return Ok(archives) };
+        let (size, fragment) = (self.coding.segment as u64, self.coding.fragment());
+        let segments = (start / size, end.div_ceil(size));
+        let place = (segments.0 * fragment, (segments.1 * fragment).min(self.coding.archive_length(length)));
+        if !archives.is_empty() && archives.iter_mut().all(|a| a.seek(place)) {
+            return Ok(archives);
+        }
+        Ok(self.find_segments(segments, etag, &[]).await?.archives)
+    }
+
     /// Fragments of the archives' bytes of a range, or all. `only`: the upload's ETag where it is known.
     async fn find(&self, range: Option<String>, only: Option<&str>, broken: &[u32]) -> Result<Found, Resp> {
         let mut headers = self.headers.clone();
@@ -429,7 +441,7 @@ impl Core {
             entity,
             headers,
         };
-        let (mut archives, of) = match self.begin(&search, &place, &conditions).await {
+        let (archives, of) = match self.begin(&search, &place, &conditions).await {
             Ok(begun) => begun,
             Err(answer) => return answer,
         };
@@ -445,22 +457,11 @@ impl Core {
             finish(&mut resp);
             return resp;
         }
-        let size = search.coding.segment as u64;
-        let first = ranges.first().filter(|(start, end)| start < end).map(|(start, end)| (start / size, end.div_ceil(size)));
-        if let Some((from, to)) = first {
-            let fragment = search.coding.fragment();
-            let place = (from * fragment, (to * fragment).min(search.coding.archive_length(length)));
-            if !archives.iter_mut().all(|a| a.seek(place)) {
-                archives.clear();
-            }
-        }
-        if let (true, Some(segments)) = (archives.is_empty(), first) {
-            // Before anything is promised to the client.
-            match search.find_segments(segments, &etag, &[]).await {
-                Ok(found) => archives = found.archives,
-                Err(refusal) => return refusal,
-            }
-        }
+        // Before anything is promised to the client.
+        let archives = match search.for_first(archives, &ranges, length, &etag).await {
+            Ok(archives) => archives,
+            Err(refusal) => return refusal,
+        };
         let body = Decode { search, etag, length, archives, attempts, broken: Vec::new() }.body(ranges);
         let mut resp = conditional(&conditions, resp, Source::Ranged(body), &self.env);
         finish(&mut resp);

@@ -130,6 +130,9 @@ impl Core {
             return resp;
         }
         if *rq.method() == Method::OPTIONS {
+            if let Some(refusal) = rq.authorize(None).await {
+                return refusal;
+            }
             return self.options_request(&rq, &allowed).await;
         }
         match (&rq.container, &rq.object) {

@@ -1,6 +1,9 @@
 //! Headers by which parts of the store talk to each other, sent by clients.
 
 use super::cluster::Cloud;
+use caelum_object::pipeline::Filter;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// Names that identity layers and proxies of other systems trust.
 const IDENTITY: [(&str, &str); 34] = [
@@ -294,4 +297,51 @@ async fn private_methods_are_for_layers_only() {
     let deleted = cloud.as_a("DELETE", "/v1/AUTH_a/c/large?multipart-manifest=delete&async=on", &[], "").await;
     assert_eq!(deleted.status, 204, "{}", deleted.text());
     assert_eq!(cloud.as_a("HEAD", "/v1/AUTH_a/c/large", &[], "").await.status, 404);
+}
+
+#[tokio::test]
+async fn nobody_speaks_for_foreign_accounts() {
+    let keystone = [Filter::AuthToken, Filter::KeystoneAuth];
+    let cloud = Cloud::with(|o| o.order = Some(Filter::ALL.iter().copied().filter(|f| !keystone.contains(f)).collect())).await;
+    for (path, want) in [("/v1/AUTH_a/c", 200), ("/v1/AUTH_b/c/o", 200), ("/v1/FOREIGN_a", 401), ("/v1/FOREIGN_a/c", 401)] {
+        assert_eq!(cloud.call("OPTIONS", path, &[], "").await.status, want, "{path}");
+    }
+    assert_eq!(cloud.as_a("OPTIONS", "/v1/FOREIGN_a/c", &[], "").await.status, 403);
+}
+
+/// Names that the HTTP library does not take reach the store and come back, and none is taken for another.
+#[tokio::test]
+async fn odd_names_are_nothing_else() {
+    let cloud = Cloud::new().await;
+    let server = cloud.serve().await;
+    let addr = server.addr;
+    let exchange = |head: String| async move {
+        let mut s = TcpStream::connect(addr).await.unwrap();
+        s.write_all(head.as_bytes()).await.unwrap();
+        let mut out = Vec::new();
+        s.read_to_end(&mut out).await.unwrap();
+        String::from_utf8_lossy(&out).into_owned()
+    };
+    let lines = [
+        "X-Object-Meta-Gr\u{fc}n: 1",
+        "X-Object-Meta-A=5Fb: 2",
+        "X-Object-Meta-C_d: 3",
+        "X-Object_Sysmeta-X: 4",
+        "X-Object-Sysmeta=5FX: 6",
+        "X-Object-Sysmeta-=5F: 7",
+        "X-Object-Transient-Sysmeta-Crypto-Meta-A=5Fb: 8",
+        "X-Object-Meta-E^0d^0aX-Injected^3a: 9",
+    ];
+    let put = format!(
+        "PUT /v1/AUTH_a/c/odd HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX-Auth-Token: {}\r\n{}\r\nContent-Length: 1\r\n\r\nx",
+        cloud.a,
+        lines.join("\r\n")
+    );
+    assert!(exchange(put).await.starts_with("HTTP/1.1 201 "));
+    let head = format!("HEAD /v1/AUTH_a/c/odd HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX-Auth-Token: {}\r\n\r\n", cloud.a);
+    let got = exchange(head).await;
+    let mut names: Vec<&str> =
+        got.lines().filter_map(|l| l.split_once(':')).map(|(n, _)| n).filter(|n| n.starts_with("x-object")).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["x-object-meta-a=5Fb", "x-object-meta-e^0d^0ax-injected^3a", "x-object-meta-gr\u{fc}n"], "{got}");
 }

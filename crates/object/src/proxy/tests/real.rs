@@ -364,7 +364,7 @@ pub(super) fn document(a: &Answer) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_ranges_survive_failures() {
-    let c = Real::with(ProxyOptions { error_suppression_limit: u32::MAX, ..options() });
+    let c = Real::with(ProxyOptions { error_suppression_limit: u32::MAX, ..ProxyOptions::default() });
     let data: Bytes = (0..60_000).map(|i| format!("{i:09}\n")).collect::<String>().into();
     c.call("PUT", "/v1/a/c", &[], "").await;
     assert_eq!(c.call("PUT", "/v1/a/c/o", &[("content-type", "a/b; c=d")], data.clone()).await.status, 201);
@@ -403,7 +403,7 @@ async fn several_ranges_survive_failures() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ranges_of_fragments_need_no_other_request() {
-    let c = Real::new();
+    let c = Real::with(ProxyOptions::default());
     c.call("PUT", "/v1/a/e", &[("x-storage-policy", "ec")], "").await;
     let segment = 65_536;
     for size in [0, 1, segment - 1, segment, segment + 1, 3 * segment, 3 * segment + 77] {
