@@ -47,6 +47,15 @@ pub async fn run(c: &Common, role: &str, once: bool, stop: watch::Receiver<bool>
     }
 }
 
+/// How many daemons share the work, and which of them this is. Errors: `Invalid` for one beyond them all.
+fn share(s: &Section) -> Result<(u32, u32)> {
+    let (processes, process) = (s.number("processes", 0)?, s.number("process", 0)?);
+    match processes > 0 && process >= processes {
+        true => Err(Error::invalid("process must be less than processes")),
+        false => Ok((processes, process)),
+    }
+}
+
 async fn databases(c: &Common, role: &str, once: bool, stop: watch::Receiver<bool>) -> Result<()> {
     let s = c.conf.section(role)?;
     let server = db_config(c, &s)?;
@@ -95,7 +104,8 @@ async fn databases(c: &Common, role: &str, once: bool, stop: watch::Receiver<boo
             passes(role, &s, 300, once, stop, || sync_containers(&d, &sync)).await
         }
         "container-reconciler" => {
-            let r = ReconcilerConfig { client: proxy::internal(c, &s)?, concurrency: s.number("concurrency", 1)? };
+            let (processes, process) = share(&s)?;
+            let r = ReconcilerConfig { client: proxy::internal(c, &s)?, concurrency: s.number("concurrency", 1)?, processes, process };
             passes(role, &s, 30, once, stop, || reconcile(&d, &r)).await
         }
         _ => Err(Error::invalid(format!("{role} is no role"))),
@@ -171,10 +181,11 @@ async fn objects(c: &Common, role: &str, once: bool, stop: watch::Receiver<bool>
         ("object-relink", _) => relink(&o, relinker::Step::Relink).await?,
         ("object-relink-cleanup", _) => relink(&o, relinker::Step::Cleanup).await?,
         ("object-expirer", _) => {
+            let (processes, process) = share(&s)?;
             let expiry = ExpirerConfig {
                 client: proxy::internal(c, &s)?,
-                processes: s.number("processes", 0)?,
-                process: s.number("process", 0)?,
+                processes,
+                process,
                 reclaim_age: s.seconds("reclaim_age", Duration::from_secs(7 * 86_400))?,
                 delays: expirer::delays(s.options.iter().map(|(k, v)| (k.as_str(), v.as_str())))?,
             };
