@@ -36,12 +36,12 @@ def quoted(text):
 class Client:
     """One connection with a token."""
 
-    def __init__(self):
-        self.conn = None
+    def __init__(self, ip=PROXY, user="test:tester", key="testing"):
+        self.conn, self.ip = None, ip
         for _ in range(100):
             try:
-                c = http.client.HTTPConnection(PROXY, PORT, timeout=30)
-                c.request("GET", "/auth/v1.0", headers={"X-Auth-User": "test:tester", "X-Auth-Key": "testing"})
+                c = http.client.HTTPConnection(ip, PORT, timeout=30)
+                c.request("GET", "/auth/v1.0", headers={"X-Auth-User": user, "X-Auth-Key": key})
                 r = c.getresponse()
                 r.read()
                 if r.status == 200:
@@ -65,7 +65,7 @@ class Client:
     def once(self, method, path, body, headers):
         try:
             if self.conn is None:
-                self.conn = http.client.HTTPConnection(PROXY, PORT, timeout=30)
+                self.conn = http.client.HTTPConnection(self.ip, PORT, timeout=30)
             self.conn.request(method, self.base + quoted(path) if "?" not in path else self.base + path, body=body, headers={"X-Auth-Token": self.token, **(headers or {})})
             r = self.conn.getresponse()
             data = r.read()

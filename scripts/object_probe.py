@@ -39,6 +39,33 @@ def wait_free(ip, port):
         time.sleep(0.05)
 
 
+def wait_answer(ip, port, who):
+    """Until /healthcheck answers 200 there; ends the run after 30 seconds."""
+    deadline = time.time() + 30
+    while True:
+        try:
+            c = http.client.HTTPConnection(ip, port, timeout=2)
+            c.request("GET", "/healthcheck")
+            if c.getresponse().status == 200:
+                return
+        except OSError:
+            pass
+        if time.time() > deadline:
+            raise SystemExit(f"{who} does not answer on port {port}")
+        time.sleep(0.1)
+
+
+def proxy_conf(swift_dir, ip, memcached, pipeline, users="user_test_tester = testing .admin\n", more=""):
+    """A proxy's configuration with these filters."""
+    filters = "".join(f"[filter:{f}]\nuse = egg:swift#{f.replace('-', '_')}\n" for f in pipeline.split() if f not in ("tempauth", "cache"))
+    filters += f"[filter:cache]\nuse = egg:swift#memcache\nmemcache_servers = {memcached}:11211\n"
+    return (
+        f"[DEFAULT]\nbind_ip = {ip}\nbind_port = {PORT}\nworkers = 2\nuser = root\nswift_dir = {swift_dir}\nlog_level = WARNING\n"
+        f"[pipeline:main]\npipeline = {pipeline} proxy-server\n[app:proxy-server]\nuse = egg:swift#proxy\naccount_autocreate = true\nnode_timeout = 3\n"
+        f"conn_timeout = 0.5\nerror_suppression_interval = 5\n{more}{filters}[filter:tempauth]\nuse = egg:swift#tempauth\n{users}"
+    )
+
+
 class Node:
     def __init__(self, cluster, n):
         self.cluster, self.n, self.ip = cluster, n, f"{NET}{n}"
@@ -95,27 +122,34 @@ class Node:
                 f.write(f"[{role}-replicator]\n{replicator}recon_cache_path = {self.dir}/recon\n")
                 f.write(f"[{role}-updater]\ninterval = {pause}\nslowdown = 0\nrecon_cache_path = {self.dir}/recon\n")
                 f.write(f"[{role}-auditor]\ninterval = 30\nfiles_per_second = 1000\nrecon_cache_path = {self.dir}/recon\n[account-reaper]\n[container-sync]\n[object-expirer]\ninterval = 10\n")
+        self.configure_rsync()
+
+    def configure_rsync(self, devices=None):
+        etc, devices = os.path.join(self.dir, "etc"), devices or f"{self.dir}/devices"
         os.makedirs(f"{self.dir}/recon", exist_ok=True)
         modules = "".join(
-            f"[{m}]\npath = {self.dir}/devices\nread only = false\nlock file = {self.dir}/{m}.lock\nmax connections = 16\n" for m in ROLES
+            f"[{m}]\npath = {devices}\nread only = false\nlock file = {self.dir}/{m}.lock\nmax connections = 16\n" for m in ROLES
         )
         with open(f"{etc}/rsyncd.conf", "w") as f:
             f.write(f"uid = 0\ngid = 0\nuse chroot = no\nlog file = {self.dir}/rsyncd.log\npid file = {self.dir}/rsyncd.pid\naddress = {self.ip}\n{modules}")
 
+    def inside(self):
+        return ["ip", "netns", "exec", self.ns]
+
     def spawn(self, name, command):
         log = open(os.path.join(self.dir, f"{name}.log"), "ab")
         self.procs[name] = subprocess.Popen(
-            ["ip", "netns", "exec", self.ns, *command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            [*self.inside(), *command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
         )
 
     def command(self, what):
         conf = f"{self.dir}/etc/{what.split('-')[0]}-server.conf"
         return self.cluster.command(self.kind, what, conf)
 
-    def start(self):
+    def start(self, daemons=DAEMONS):
         for role in ROLES:
             self.spawn(f"{role}-server", self.command(f"{role}-server"))
-        for daemon in DAEMONS:
+        for daemon in daemons:
             self.spawn(daemon, self.command(daemon))
         if os.path.exists(f"{self.dir}/rsyncd.pid"):
             os.unlink(f"{self.dir}/rsyncd.pid")
@@ -139,18 +173,7 @@ class Node:
 
     def wait(self):
         for port in ROLES.values():
-            deadline = time.time() + 30
-            while True:
-                try:
-                    c = http.client.HTTPConnection(self.ip, port, timeout=2)
-                    c.request("GET", "/healthcheck")
-                    if c.getresponse().status == 200:
-                        break
-                except OSError:
-                    pass
-                if time.time() > deadline:
-                    raise SystemExit(f"node {self.n} ({self.kind}) port {port} does not answer; logs in {self.dir}")
-                time.sleep(0.1)
+            wait_answer(self.ip, port, f"node {self.n} ({self.kind}), logs in {self.dir},")
 
     def teardown(self):
         self.stop()
@@ -209,27 +232,14 @@ class Cluster:
 
     def start_proxy(self):
         conf = f"{self.swift_dir}/proxy-server.conf"
-        pipeline = "catch_errors gatekeeper healthcheck cache listing_formats bulk tempurl tempauth copy container-quotas account-quotas slo dlo versioned_writes symlink proxy-server"
-        filters = "".join(f"[filter:{f}]\nuse = egg:swift#{f.replace('-', '_')}\n" for f in pipeline.split()[:-1] if f not in ("tempauth", "cache"))
-        filters += f"[filter:cache]\nuse = egg:swift#memcache\nmemcache_servers = {PROXY}:11211\n"
+        pipeline = "catch_errors gatekeeper healthcheck cache listing_formats bulk tempurl tempauth copy container-quotas account-quotas slo dlo versioned_writes symlink"
         if not self.memcached:
             self.memcached = subprocess.Popen(["memcached", "-l", PROXY, "-p", "11211", "-u", "nobody"], start_new_session=True)
         with open(conf, "w") as f:
-            f.write(f"[DEFAULT]\nbind_ip = {PROXY}\nbind_port = {PORT}\nworkers = 2\nuser = root\nswift_dir = {self.swift_dir}\nlog_level = WARNING\n")
-            f.write(f"[pipeline:main]\npipeline = {pipeline}\n[app:proxy-server]\nuse = egg:swift#proxy\naccount_autocreate = true\nnode_timeout = 3\n")
-            f.write(f"conn_timeout = 0.5\nerror_suppression_interval = 5\n{filters}[filter:tempauth]\nuse = egg:swift#tempauth\nuser_test_tester = testing .admin\n")
+            f.write(proxy_conf(self.swift_dir, PROXY, PROXY, pipeline))
         log = open(f"{self.dir}/proxy.log", "ab")
         self.proxy = subprocess.Popen(self.command(self.proxy_kind, "proxy-server", conf), stdout=log, stderr=log, start_new_session=True)
-        deadline = time.time() + 30
-        while time.time() < deadline:
-            try:
-                c = http.client.HTTPConnection(PROXY, PORT, timeout=2)
-                c.request("GET", "/healthcheck")
-                if c.getresponse().status == 200:
-                    return
-            except OSError:
-                time.sleep(0.1)
-        raise SystemExit(f"the proxy does not answer; see {self.dir}/proxy.log")
+        wait_answer(PROXY, PORT, f"the proxy, log in {self.dir}/proxy.log,")
 
     def relink(self, action):
         for node in self.nodes:
@@ -239,7 +249,7 @@ class Cluster:
                 command = [*command[:-1], action, conf]
             else:
                 command = self.command("caelum", {"relink": "object-relink", "cleanup": "object-relink-cleanup"}[action], conf)
-            done = subprocess.run(["ip", "netns", "exec", node.ns, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            done = subprocess.run([*node.inside(), *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             if done.returncode != 0:
                 raise SystemExit(f"relinker {action} on node {node.n}: {done.stdout}")
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use caelum_swiftkit::to_hex;
 use md5::{Digest, Md5};
 use rustix::io::{ReadWriteFlags, preadv2};
+use std::io::ErrorKind::WouldBlock;
 use std::io::IoSliceMut;
 
 /// Looks at an object's bytes in order as they are read from its beginning; an error means that they are damaged.
@@ -205,6 +206,8 @@ impl Reader {
                 Ok(0) => return Err(self.damaged(format!("Bytes read: {at}, does not match metadata: {}", self.opened.size))),
                 Ok(n) => done += n,
                 Err(rustix::io::Errno::INTR) => {}
+                // A filesystem that cannot tell (tmpfs, NFS).
+                Err(rustix::io::Errno::OPNOTSUPP) if self.object.in_memory => return Err(std::io::Error::from(WouldBlock).into()),
                 Err(e) if crate::quarantine::is_corrupt(&e.into()) => return Err(self.damaged(format!("read failed: {e}"))),
                 Err(e) => return Err(e.into()),
             }

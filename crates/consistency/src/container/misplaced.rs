@@ -12,7 +12,7 @@ pub(crate) const MISPLACED_ACCOUNT: &str = ".misplaced_objects";
 const DIVISOR: u64 = 3_600;
 
 /// The queue container of an object's time.
-fn queue_container(created_at: &str) -> String {
+pub(super) fn queue_container(created_at: &str) -> String {
     let seconds = Timestamp::decode(created_at).map_or(0, |t| t.2.seconds());
     (seconds / DIVISOR * DIVISOR).to_string()
 }

@@ -6,7 +6,7 @@
 //! offset 1, so that a user's later write wins over both and a repeated move changes nothing.
 
 use super::client::{Answer, InternalClient, call, path, to_container_nodes};
-use super::misplaced::MISPLACED_ACCOUNT;
+use super::misplaced::{MISPLACED_ACCOUNT, queue_container};
 use crate::db::DbDaemonConfig;
 use caelum_broker::{ReplicationInfo, compare_policies};
 use caelum_swiftkit::Timestamp;
@@ -19,6 +19,9 @@ use serde_json::Value;
 pub struct ReconcilerConfig {
     pub client: InternalClient,
     pub concurrency: usize,
+    /// How many reconcilers share the work, and which of them this is, from 0; 0: all alone.
+    pub processes: u32,
+    pub process: u32,
 }
 
 /// What a pass did, in queue entries.
@@ -96,8 +99,16 @@ fn later(t: Timestamp, by: u64) -> String {
 }
 
 impl Run<'_> {
-    /// Queue containers, latest first.
+    /// Queue containers: that of now, which the account may not know yet, then the others, latest first.
     async fn containers(&self) -> Vec<String> {
+        let current = queue_container(&self.config.now().internal());
+        let mut names = self.listed().await;
+        names.retain(|n| *n != current);
+        names.insert(0, current);
+        names
+    }
+
+    async fn listed(&self) -> Vec<String> {
         let uri = format!("{}?format=json", path(&[MISPLACED_ACCOUNT]));
         let Some(answer) = call(&self.reconciler.client, "GET", &uri, &[], caelum_rest::empty()).await else { return Vec::new() };
         if !answer.ok() {
@@ -121,7 +132,8 @@ impl Run<'_> {
             let Some(last) = rows.last().and_then(|r| r.get("name")?.as_str().map(str::to_string)) else { break };
             (marker, any) = (last, true);
             let items: Vec<Option<Item>> = rows.iter().map(Item::parse).collect();
-            let done = futures_util::stream::iter(items)
+            let mine = items.into_iter().filter(|i| i.as_ref().is_none_or(|i| self.is_mine(i)));
+            let done = futures_util::stream::iter(mine)
                 .map(|item| async {
                     match item {
                         None => None,
@@ -144,6 +156,13 @@ impl Run<'_> {
             // 409 when something has come in since.
             call(&self.reconciler.client, "DELETE", &uri, &[], caelum_rest::empty()).await;
         }
+    }
+
+    /// Each object is one reconciler's, by the hash of its name.
+    fn is_mine(&self, item: &Item) -> bool {
+        let ReconcilerConfig { processes, process, .. } = *self.reconciler;
+        let hash = || u128::from_be_bytes(self.config.swift.hash.object(&item.account, &item.container, &item.object));
+        processes == 0 || hash() % u128::from(processes) == u128::from(process)
     }
 
     async fn item(&self, queue: &str, item: &Item) -> bool {
@@ -238,24 +257,25 @@ fn info(h: &HeaderMap) -> ReplicationInfo {
     }
 }
 
-/// What a copied object keeps of its headers.
+/// What a copied object keeps of its headers: all but those of the answer that they came with. Which of them are stored is
+/// up to the object servers (`allowed_headers`).
 pub(super) fn kept(headers: &HeaderMap) -> Vec<(String, String)> {
-    const OTHERS: [&str; 10] = [
-        "content-type",
-        "content-length",
-        "content-encoding",
-        "content-disposition",
-        "content-language",
-        "cache-control",
-        "expires",
-        "etag",
-        "x-delete-at",
-        "x-static-large-object",
+    const OF_THE_ANSWER: [&str; 13] = [
+        "accept-ranges",
+        "connection",
+        "content-range",
+        "date",
+        "keep-alive",
+        "last-modified",
+        "server",
+        "transfer-encoding",
+        "vary",
+        "x-openstack-request-id",
+        "x-timestamp",
+        "x-trans-id",
+        "x-trans-id-extra",
     ];
-    let is_kept = |k: &str| {
-        OTHERS.contains(&k)
-            || ["x-object-meta-", "x-object-sysmeta-", "x-object-transient-sysmeta-", "x-object-manifest"].iter().any(|p| k.starts_with(p))
-    };
+    let is_kept = |k: &str| !OF_THE_ANSWER.contains(&k) && !k.starts_with("x-backend-");
     headers
         .iter()
         .filter(|(k, _)| is_kept(k.as_str()))
@@ -266,6 +286,25 @@ pub(super) fn kept(headers: &HeaderMap) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn headers_of_a_copy() {
+        let mut h = HeaderMap::new();
+        for k in [
+            "x-robots-tag",
+            "content-language",
+            "x-object-sysmeta-a",
+            "x-custom",
+            "content-length",
+            "date",
+            "x-backend-timestamp",
+            "x-timestamp",
+        ] {
+            h.insert(k, http::HeaderValue::from_static("1"));
+        }
+        let names: Vec<String> = kept(&h).into_iter().map(|(k, _)| k).collect();
+        assert_eq!(names, ["x-robots-tag", "content-language", "x-object-sysmeta-a", "x-custom", "content-length"]);
+    }
 
     #[test]
     fn entries() {

@@ -142,7 +142,7 @@ fn movers(config: &DbDaemonConfig, p: &Parts, tasks: &mut JoinSet<()>, stop: &wa
         let (c, stop) = (config.clone(), stop.clone());
         async move { repeat("container synchronization", SYNCHRONIZATION, stop, || sync_containers(&c, &sync)).await }
     });
-    let reconciler = ReconcilerConfig { client: p.client.clone(), concurrency: 1 };
+    let reconciler = ReconcilerConfig { client: p.client.clone(), concurrency: 1, processes: 0, process: 0 };
     let (c, stop) = (config.clone(), stop.clone());
     tasks.spawn(async move { repeat("container reconciliation", RECONCILIATION, stop, || reconcile(&c, &reconciler)).await });
 }

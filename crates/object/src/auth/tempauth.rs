@@ -202,7 +202,7 @@ impl TempAuth {
     async fn issue(&self, name: &str, user: &TempUser) -> (String, u64) {
         let groups = self.groups(name, user);
         let user_key = self.user_key(name);
-        if let Some(token) = self.cache.get(&user_key).await.and_then(|t| String::from_utf8(t.to_vec()).ok())
+        if let Some(token) = self.cache.get(&user_key).await.and_then(|t| serde_json::from_slice::<String>(&t).ok())
             && let Some((expires, old)) = self.stored(&token).await
             && old == groups
         {
@@ -212,7 +212,7 @@ impl TempAuth {
         let life = self.options.token_life;
         let value = Value::from(vec![Value::from(now(self.env.now()) + life.as_secs_f64()), Value::from(groups.join(","))]);
         self.cache.set(&self.token_key(&token), Bytes::from(value.to_string()), life).await;
-        self.cache.set(&user_key, Bytes::from(token.clone()), life).await;
+        self.cache.set(&user_key, Bytes::from(Value::from(token.clone()).to_string()), life).await;
         (token, life.as_secs())
     }
 

@@ -15,7 +15,7 @@ const EXPIRER_ACCOUNT: &str = ".expiring_objects";
 const DIVISOR: i64 = 86_400;
 /// … spread over this many.
 const CONTAINERS_PER_DAY: u128 = 100;
-const DELETE_TYPE: &str = "text/plain;charset=UTF-8";
+const DELETE_TYPE: &str = "text/plain";
 const EMPTY_ETAG: &str = "d41d8cd98f00b204e9800998ecf8427e";
 
 /// The request that causes updates.

@@ -1,6 +1,7 @@
 //! How far the cleaving of a retiring database has come. Kept as system metadata of the fresh one.
 
 use caelum_broker::{ContainerBroker, Result};
+use caelum_swiftkit::Timestamp;
 use serde::{Deserialize, Serialize};
 
 const PREFIX: &str = "X-Container-Sysmeta-Shard-Context-";
@@ -77,14 +78,14 @@ impl Context {
     }
 }
 
-/// Removes contexts that are finished and old.
-pub(super) fn forget_old(broker: &ContainerBroker) -> Result<()> {
+/// Removes contexts that are finished and old, and those that nothing was done with since `stale`: their databases are gone.
+pub(super) fn forget_old(broker: &ContainerBroker, stale: Timestamp) -> Result<()> {
     let old = broker.db().now().minus(std::time::Duration::from_secs(KEEP_SECS));
     for (key, (value, time)) in broker.metadata()? {
         let Some(reference) = key.strip_prefix(PREFIX).filter(|_| !value.is_empty()) else { continue };
         let context: Option<Context> = serde_json::from_str(&value).ok();
         let finished = context.is_some_and(|c| c.done());
-        if finished && caelum_swiftkit::Timestamp::parse(&time).is_some_and(|t| t < old) {
+        if Timestamp::parse(&time).is_some_and(|t| finished && t < old || t < stale) {
             broker.set_sharding_sysmeta(&format!("Context-{reference}"), "")?;
         }
     }

@@ -7,6 +7,7 @@
 //! far), and only when all rows of the retiring database are in shards that enough nodes hold is it removed.
 
 mod adopt;
+mod audit;
 mod cleave;
 mod context;
 mod network;
@@ -80,6 +81,8 @@ pub struct SharderStats {
     /// Containers in the process of sharding or sharded.
     pub visited: u64,
     pub failed: u64,
+    /// Roots whose ranges have gaps or overlaps; left alone.
+    pub faulty: u64,
     pub ranges_found: u64,
     pub shards_created: u64,
     pub ranges_cleaved: u64,
@@ -150,12 +153,19 @@ impl Pass<'_> {
         let Some(broker) = opened.await? else { return Ok(()) };
         self.count(|s| s.visited += 1);
         let leads = self.sharder.auto_shard && self.ring.primaries(found.partition).first().is_some_and(|first| first.id == device.id);
-        let (broker, root, deleted) = blocking(move || {
-            context::forget_old(&broker)?;
+        let young = self.config.now().minus(self.config.reclaim_age);
+        let (broker, root, deleted, faults) = blocking(move || {
+            context::forget_old(&broker, young)?;
             let (root, deleted) = (broker.is_root()?, broker.is_deleted()?);
-            Ok((broker, root, deleted))
+            let faults = if root && !deleted { audit::faults(&broker, young)? } else { Vec::new() };
+            Ok((broker, root, deleted, faults))
         })
         .await?;
+        if !faults.is_empty() {
+            tracing::warn!(file = %found.path.display(), faults = faults.join(", "), "nothing is done to a root whose ranges are wrong");
+            self.count(|s| s.faulty += 1);
+            return Ok(());
+        }
         if !root && !deleted {
             self.learn_from_root(&broker).await?;
         }

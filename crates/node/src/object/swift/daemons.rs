@@ -47,6 +47,23 @@ pub async fn run(c: &Common, role: &str, once: bool, stop: watch::Receiver<bool>
     }
 }
 
+/// Where nodes of another Swift take whole databases. Those of this program take them over HTTP.
+fn rsync_module(s: &Section, kind: &str) -> String {
+    match s.get("rsync_module").map(|m| m.trim_end_matches('/')).filter(|m| !m.is_empty()) {
+        Some(module) => module.to_string(),
+        None => format!("{{replication_ip}}::{kind}"),
+    }
+}
+
+/// How many daemons share the work, and which of them this is. Errors: `Invalid` for one beyond them all.
+fn share(s: &Section) -> Result<(u32, u32)> {
+    let (processes, process) = (s.number("processes", 0)?, s.number("process", 0)?);
+    match processes > 0 && process >= processes {
+        true => Err(Error::invalid("process must be less than processes")),
+        false => Ok((processes, process)),
+    }
+}
+
 async fn databases(c: &Common, role: &str, once: bool, stop: watch::Receiver<bool>) -> Result<()> {
     let s = c.conf.section(role)?;
     let server = db_config(c, &s)?;
@@ -60,8 +77,8 @@ async fn databases(c: &Common, role: &str, once: bool, stop: watch::Receiver<boo
     d.per_diff = s.number("per_diff", d.per_diff)?;
     d.max_diffs = s.number("max_diffs", d.max_diffs)?;
     d.reclaim_age = s.seconds("reclaim_age", d.reclaim_age)?;
-    d.rsync_module = s.get("rsync_module").filter(|m| !m.is_empty()).map(str::to_string);
     let kind = if role.starts_with("account") { "account" } else { "container" };
+    d.rsync_module = Some(rsync_module(&s, kind));
     let noted = Figures { cache: Some(s.str("recon_cache_path", "/var/cache/swift").into()), kind, env: c.env.clone() };
     match role {
         "account-replicator" => passes(role, &s, 30, once, stop, || noted.noted(replicate_accounts(&d), figures::replication)).await,
@@ -95,7 +112,8 @@ async fn databases(c: &Common, role: &str, once: bool, stop: watch::Receiver<boo
             passes(role, &s, 300, once, stop, || sync_containers(&d, &sync)).await
         }
         "container-reconciler" => {
-            let r = ReconcilerConfig { client: proxy::internal(c, &s)?, concurrency: s.number("concurrency", 1)? };
+            let (processes, process) = share(&s)?;
+            let r = ReconcilerConfig { client: proxy::internal(c, &s)?, concurrency: s.number("concurrency", 1)?, processes, process };
             passes(role, &s, 30, once, stop, || reconcile(&d, &r)).await
         }
         _ => Err(Error::invalid(format!("{role} is no role"))),
@@ -171,10 +189,11 @@ async fn objects(c: &Common, role: &str, once: bool, stop: watch::Receiver<bool>
         ("object-relink", _) => relink(&o, relinker::Step::Relink).await?,
         ("object-relink-cleanup", _) => relink(&o, relinker::Step::Cleanup).await?,
         ("object-expirer", _) => {
+            let (processes, process) = share(&s)?;
             let expiry = ExpirerConfig {
                 client: proxy::internal(c, &s)?,
-                processes: s.number("processes", 0)?,
-                process: s.number("process", 0)?,
+                processes,
+                process,
                 reclaim_age: s.seconds("reclaim_age", Duration::from_secs(7 * 86_400))?,
                 delays: expirer::delays(s.options.iter().map(|(k, v)| (k.as_str(), v.as_str())))?,
             };
@@ -194,6 +213,24 @@ mod tests {
     use super::*;
     use crate::object::swift::Conf;
     use std::path::Path;
+
+    #[test]
+    fn shares() {
+        let of = |text: &str| share(&Conf::parse(Path::new("x.conf"), &format!("[x]\n{text}")).section("x").unwrap());
+        assert_eq!(of("").unwrap(), (0, 0));
+        assert_eq!(of("processes = 2\nprocess = 1\n").unwrap(), (2, 1));
+        assert!(of("processes = 2\nprocess = 2\n").is_err());
+    }
+
+    #[test]
+    fn where_databases_go() {
+        let module = |text: &str| {
+            let conf = Conf::parse(Path::new("container-server.conf"), &format!("[container-replicator]\n{text}"));
+            rsync_module(&conf.section("container-replicator").unwrap(), "container")
+        };
+        assert_eq!(module(""), "{replication_ip}::container");
+        assert_eq!(module("rsync_module = {ip}::c_{device}/\n"), "{ip}::c_{device}");
+    }
 
     #[test]
     fn ways_of_objects() {
