@@ -316,7 +316,7 @@ def check_shards(cell, container, names, what):
 def passes(cell, container, names, plan, until, what, conf=None, limit=14):
     """Passes of sharder and replicator by turns until `until`; both proxies list all names after each. Objects come and go
     meanwhile. The number of passes."""
-    history = []
+    history, stable, moving = [], set(names), set()
     for i in range(limit):
         kind = plan[i % len(plan)]
         cell.daemon(kind, "container-sharder", conf=conf)
@@ -325,13 +325,19 @@ def passes(cell, container, names, plan, until, what, conf=None, limit=14):
         views = shard_states(cell, container)
         # The other Swift's proxy knows one of two overlapping ranges, and shards overlap while one shrinks into the other.
         overlap = any(r["state"] == "shrinking" for _, ranges in views.values() for r in ranges)
-        cell.same_listing(container, names, f"{what}, after pass {i + 1} ({kind}), {history[-1:]}", KINDS[:1] if overlap else KINDS)
+        cell.flush()
+        for proxy in KINDS[:1] if overlap else KINDS:
+            found = {r["name"] for r in cell.listing(proxy, container)}
+            # What came lately may lie in a shard that is not cleaved, or wait for an updater.
+            lack, more = sorted(stable - found), sorted(found - stable - moving)
+            must(not lack and not more, f"{what}, after pass {i + 1} ({kind}), {history[-1:]}: proxy of {proxy} lacks {lack[:3]} ({len(lack)}), has {more[:3]} ({len(more)}) besides")
         history.append(" ".join(f"{s[:8]}:{','.join(r['state'][:3] for r in ranges)}" for s, ranges in views.values()))
         if until(views):
             return i + 1
         new = f"n{what[:2]}{i:02d}"
         cell.put(KINDS[i % 2], f"/{container}/{new}", b"12345")
         names.add(new)
+        moving.add(new)
         if i > 1:
             old = f"n{what[:2]}{i - 2:02d}"
             cell.call(KINDS[i % 2], "DELETE", f"/{container}/{old}", expect=(204,))
@@ -349,7 +355,7 @@ def in_root(views):
 
 def sharder(cell):
     out = []
-    for plan in (["swift", "caelum"], ["caelum", "swift"], ["mixed"]):
+    for plan in (["swift", "caelum"], ["mixed"]):
         container = "shard-" + "-".join(plan)
         what = f"sharding by {' and '.join(plan)}"
         cell.put("caelum", f"/{container}")
@@ -358,19 +364,23 @@ def sharder(cell):
         sharding_on(cell, container)
         n = passes(cell, container, names, plan, in_shards, what)
         settle(cell, plan, 2)
+        cell.same_listing(container, names, what)
         shards = check_shards(cell, container, names, what)
         must(shards >= 4, f"{what}: {shards} shards")
         tools(cell, container, len(names), what)
         what = f"merging by {' and '.join(plan)}"
         m = passes(cell, container, names, plan, in_root, what, "shrink", 30)
+        settle(cell, plan, 2, "shrink")
+        cell.same_listing(container, names, what)
         equal([r["name"] for r in cell.rows(ACCOUNT, container)], sorted(names), f"{what}: rows of the root")
         out.append(f"{'+'.join(plan)}: {shards} shards in {n} passes, merged in {m}")
     return "; ".join(out)
 
 
-def settle(cell, plan, rounds):
+def settle(cell, plan, rounds, conf=None):
+    cell.daemon("mixed", "object-updater")
     for i in range(rounds):
-        cell.daemon(plan[i % len(plan)], "container-sharder")
+        cell.daemon(plan[i % len(plan)], "container-sharder", conf=conf)
         cell.daemon("mixed", "container-replicator")
 
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::env::{AuthorizeOverride, Caller, Req, environ};
 use crate::middleware::CatchErrors;
-use crate::proxy::{AccountInfo, FixedInfo, MemoryCache};
+use crate::proxy::{AccountInfo, Cache, FixedInfo, MemoryCache};
 use caelum_base::{Env, ManualClock, SeededRng, Timestamp};
 use caelum_rest::{BaseUrl, Body, HttpService, StaticValidator};
 use futures_util::future::BoxFuture;
@@ -38,6 +38,7 @@ struct World {
     controller: Arc<Controller>,
     info: Arc<FixedInfo>,
     clock: Arc<ManualClock>,
+    cache: Arc<MemoryCache>,
 }
 
 const USERS: &[(&str, &str)] = &[
@@ -64,12 +65,12 @@ fn world(acl: Option<&str>) -> World {
     let info = Arc::new(FixedInfo::default());
     let cache = Arc::new(MemoryCache::new(env.clone()));
     let keystone = Arc::new(Keystone::new(Some(Arc::new(validator)), KeystoneOptions::default()));
-    let tempauth = Arc::new(TempAuth::new(temp, env.clone(), cache));
+    let tempauth = Arc::new(TempAuth::new(temp, env.clone(), cache.clone()));
     let deps = AuthDeps { info: info.clone(), keystone: Some(keystone.clone()), tempauth: Some(tempauth.clone()), ignore_overrides: false };
     let controller = Arc::new(Controller { acl: acl.map(str::to_string), seen: Mutex::default() });
     let auth = Arc::new(Auth::new(controller.clone(), deps));
     let tokens = Arc::new(AuthToken::new(auth, keystone, Some(tempauth), AuthTokenOptions::default()));
-    World { front: CatchErrors::new(tokens, env, ""), controller, info, clock }
+    World { front: CatchErrors::new(tokens, env, ""), controller, info, clock, cache }
 }
 
 impl World {
@@ -299,6 +300,9 @@ async fn tokens_of_configured_users() {
     let token = r.headers()["x-auth-token"].to_str().unwrap().to_string();
     assert!(token.starts_with("AUTH_tk") && token.len() == 39);
     assert_eq!(w.temp_token("test:tester", "testing").await, token, "one token per user");
+    // As upstream's proxies, which share the cache, read it.
+    let remembered = w.cache.get("AUTH_/user/test:tester").await.unwrap();
+    assert_eq!(remembered, format!("\"{token}\""));
     let r = w.ask("GET", "/auth/v1/test/auth", &[("x-storage-user", "tester"), ("x-storage-pass", "testing")]).await;
     assert_eq!(r.headers()["x-storage-token"].to_str().unwrap(), token);
     for (method, path, want) in [
