@@ -778,6 +778,8 @@ def run(cell, names, keep):
     bad = 0
     for name in names:
         started, cell.notes = time.time(), []
+        # Connections that were idle may be closed by now.
+        cell.flush()
         try:
             text = "ok       " + CASES[name](cell)
         except Wrong as e:
