@@ -13,6 +13,7 @@ use caelum_diskfile::{DiskError, DiskFile, DiskResult, Ext, FragWish, Look, Meta
 use caelum_swiftkit::{MAX_FILE_SIZE, Timestamp, UploadDigest};
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
+use std::io::IoSlice;
 use std::sync::Arc;
 
 /// Received before anything is written.
@@ -278,7 +279,8 @@ impl Writing {
 }
 
 fn write(writer: &mut Writer, chunks: &[Bytes]) -> DiskResult<()> {
-    chunks.iter().try_for_each(|c| writer.write(c))
+    let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|c| IoSlice::new(c)).collect();
+    writer.write_batch(&mut slices)
 }
 
 /// Receives and writes the object's bytes.
