@@ -126,6 +126,11 @@ class Model:
         after = {v and (v[0], content_type or v[1], meta) for v in before}
         for v in after:
             self.remember(name, v)
+        if name in self.written:
+            # A node that missed a deletion may take it all the same, and serve it until it learns better.
+            _, types, metas = self.written[name]
+            types.update({content_type} - {None})
+            metas.add(meta)
         self.state[name] = after if status == 202 else before | after
 
     def delete(self, name, status):
