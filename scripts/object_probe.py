@@ -8,6 +8,7 @@ import argparse
 import http.client
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -494,6 +495,19 @@ def replicas(cluster):
     return out
 
 
+def same_state(files):
+    """An object's files with the `.meta` among them as what they say: the time of its metadata and that of its content type, which may
+    stand in one file's name or in two files', as Swift lets them. Nodes compare those times."""
+    times, types = [], []
+    for f in files:
+        parts = re.fullmatch(r"(\d+)\.(\d{5})([-+][0-9a-f]+)?\.meta", f)
+        if parts:
+            times.append(int(parts[1] + parts[2]))
+            types += [times[-1] + int(parts[3], 16)] if parts[3] else []
+    rest = {f for f in files if not re.fullmatch(r"\d+\.\d{5}([-+][0-9a-f]+)?\.meta", f)}
+    return frozenset(rest | {f"metadata of {t}" for t in sorted(times)[-1:]} | {f"content type of {t}" for t in sorted(types)[-1:]})
+
+
 def unequal(cluster):
     """What the devices do not hold alike: every object's files have to be the same on three devices, none elsewhere,
     and no update may wait."""
@@ -507,7 +521,7 @@ def unequal(cluster):
                 if any(f.endswith(".ts") for f in kept) and not any(f.endswith(".data") for f in kept):
                     kept = frozenset(f for f in kept if f.endswith(".ts"))
                 if kept:
-                    where.setdefault(os.path.basename(top), []).append(kept)
+                    where.setdefault(os.path.basename(top), []).append(same_state(kept))
             for _, _, files in os.walk(os.path.join(node.device(d), "async_pending")):
                 waiting += len(files)
     out = [f"object {h}: {len(sets)} copies {sorted(map(sorted, set(sets)))}" for h, sets in where.items() if len(sets) != 3 or len(set(sets)) != 1]
