@@ -13,6 +13,7 @@ mod nodes;
 pub mod pickle;
 mod policy;
 pub mod python;
+mod ranges;
 mod timestamp;
 
 pub use conf::{SwiftConf, parse_ini};
@@ -22,6 +23,7 @@ pub use hash::{HashPath, NameHash, md5_hex, to_hex};
 pub use healthcheck::HealthCheck;
 pub use nodes::{NodeError, Nodes};
 pub use policy::{Policies, PolicyKind, StoragePolicy, quorum_size};
+pub use ranges::{ByteRange, Ranges};
 pub use timestamp::Timestamp;
 
 /// Longest object name in bytes.

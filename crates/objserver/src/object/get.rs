@@ -1,11 +1,11 @@
 //! GET and HEAD.
 
 use super::target::Target;
-use super::{Answer, Req, Resp, Shared, blocking, bytes_range, disk_failure, fragments, headers, respond};
+use super::{Answer, Req, Resp, Shared, blocking, disk_failure, fragments, headers, respond};
 use bytes::Bytes;
 use caelum_diskfile::{DiskError, DiskResult, FragPref, FragWish, Look, Metadata, Opened, Reader};
 use caelum_rest::{BoxError, empty, full};
-use caelum_swiftkit::{KnownRight, Timestamp};
+use caelum_swiftkit::{KnownRight, Ranges, Timestamp};
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
@@ -210,8 +210,8 @@ impl Ready {
         if range_ignored(parts, &reader.opened().metadata) {
             return false;
         }
-        let Some(specs) = bytes_range::parse(&header) else { return false };
-        let ranges = bytes_range::resolve(&specs, size);
+        let Some(wanted) = Ranges::parse(&header) else { return false };
+        let ranges = wanted.for_length(size);
         let h = self.head.headers_mut();
         match ranges.as_slice() {
             [] => {

@@ -9,7 +9,6 @@
 //! - A container update that was not taken is in the device's `async_pending` queue.
 //! - Every answer that tells about an object carries `X-Backend-Timestamp` where upstream's does.
 
-mod bytes_range;
 mod delete;
 mod fragments;
 mod get;
