@@ -27,7 +27,7 @@ impl Reserve {
     /// `fallocate_reserve` as operators write it: `1%` or bytes.
     pub fn parse(text: &str) -> Option<Self> {
         match text.trim().strip_suffix('%') {
-            Some(p) => p.trim().parse().ok().filter(|p| (0.0..=100.0).contains(p)).map(Self::Percent),
+            Some(p) => p.trim().parse().ok().filter(|p| (0.0..100.0).contains(p)).map(Self::Percent),
             None => text.trim().parse().ok().map(Self::Bytes),
         }
     }
