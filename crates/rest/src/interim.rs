@@ -10,7 +10,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
@@ -173,6 +173,23 @@ pub(crate) struct Wire {
     spilt: Spilt,
 }
 
+/// Writes what waits. Ready once nothing does.
+pub(crate) fn write_out(out: &mut VecDeque<u8>, mut to: Pin<&mut impl AsyncWrite>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    while !out.is_empty() {
+        let (front, _) = out.as_slices();
+        match ready!(to.as_mut().poll_write(cx, front))? {
+            0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            n => drop(out.drain(..n)),
+        }
+    }
+    Poll::Ready(Ok(()))
+}
+
+/// What is written of several pieces by one who takes one at a time.
+pub(crate) fn first_of<'a>(bufs: &'a [io::IoSlice<'_>]) -> &'a [u8] {
+    bufs.iter().find(|b| !b.is_empty()).map_or(&[], |b| &**b)
+}
+
 /// Bytes that wait to be read.
 #[derive(Debug, Default)]
 pub(crate) struct Spilt {
@@ -313,17 +330,7 @@ impl Wire {
             return Poll::Ready(Ok(()));
         }
         let mut s = self.shared.state();
-        while !s.out.is_empty() {
-            let (front, _) = s.out.as_slices();
-            match Pin::new(&mut self.stream).poll_write(cx, front) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(n)) => {
-                    s.out.drain(..n);
-                }
-                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
+        ready!(write_out(&mut s.out, Pin::new(&mut self.stream), cx))?;
         if s.lines.is_none() && !s.names {
             self.shared.busy.store(false, Ordering::Release);
         }
@@ -459,8 +466,7 @@ impl AsyncWrite for Wire {
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if self.shared.busy.load(Ordering::Acquire) {
-            let first = bufs.iter().find(|b| !b.is_empty()).map_or(&[][..], |b| &**b);
-            return self.poll_write(cx, first);
+            return self.poll_write(cx, first_of(bufs));
         }
         self.shared.flushed.store(false, Ordering::Release);
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)

@@ -5,7 +5,7 @@
 //! begins with the first byte after a request's head, and comes again after an interim response.
 
 use crate::heads::Heads;
-use crate::interim::Spilt;
+use crate::interim::{Spilt, first_of, write_out};
 use crate::names;
 use caelum_base::limits::MAX_HEADER_BYTES;
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -128,14 +128,7 @@ impl<S> Connection for NodeWire<S> {
 
 impl<S: AsyncWrite + Unpin> NodeWire<S> {
     fn flush_waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.out.is_empty() {
-            let (front, _) = self.out.as_slices();
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, front))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n => drop(self.out.drain(..n)),
-            }
-        }
-        Poll::Ready(Ok(()))
+        write_out(&mut self.out, Pin::new(&mut self.stream), cx)
     }
 }
 
@@ -182,8 +175,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for NodeWire<S> {
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if self.writes_names {
-            let first = bufs.iter().find(|b| !b.is_empty()).map_or(&[][..], |b| &**b);
-            return self.poll_write(cx, first);
+            return self.poll_write(cx, first_of(bufs));
         }
         let n = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
         let mut left = n;
