@@ -498,13 +498,14 @@ def replicas(cluster):
 def same_state(files):
     """An object's files with the `.meta` among them as what they say: the time of its metadata and that of its content type, which may
     stand in one file's name or in two files', as Swift lets them. Nodes compare those times."""
-    times, types = [], []
+    rest, times, types = set(), [], []
     for f in files:
         parts = re.fullmatch(r"(\d+)\.(\d{5})([-+][0-9a-f]+)?\.meta", f)
-        if parts:
-            times.append(int(parts[1] + parts[2]))
-            types += [times[-1] + int(parts[3], 16)] if parts[3] else []
-    rest = {f for f in files if not re.fullmatch(r"\d+\.\d{5}([-+][0-9a-f]+)?\.meta", f)}
+        if not parts:
+            rest.add(f)
+            continue
+        times.append(int(parts[1] + parts[2]))
+        types += [times[-1] + int(parts[3], 16)] if parts[3] else []
     return frozenset(rest | {f"metadata of {t}" for t in sorted(times)[-1:]} | {f"content type of {t}" for t in sorted(types)[-1:]})
 
 

@@ -124,12 +124,7 @@ impl Writer {
             start_data(&self.file).map_err(DiskError::from_write)?;
         }
         metadata::write(&self.file, &metadata)?;
-        let mut data = None;
-        if later {
-            data = Some(self.file.try_clone()?);
-        } else {
-            self.data_to_device()?;
-        }
+        let data = if later { Some(self.file.try_clone()?) } else { self.data_to_device().map(|()| None)? };
         let _coming = early.unwrap_or_else(|| device.syncer.coming());
         if self.size > self.object.manager.config.keep_cache_size {
             drop_cache(&self.file, 0, self.size);

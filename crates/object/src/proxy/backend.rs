@@ -140,12 +140,11 @@ impl Core {
 
     /// Puts nodes into the order in which they are asked.
     pub(crate) fn sort(&self, nodes: &mut [Node], options: &PolicyOptions) {
-        if options.sorting_method == Sorting::Ring {
-            return;
-        }
-        for i in (1..nodes.len()).rev() {
-            let j = usize::try_from(self.random() % (i as u64 + 1)).unwrap_or(0);
-            nodes.swap(i, j);
+        if options.sorting_method != Sorting::Ring {
+            for i in (1..nodes.len()).rev() {
+                let j = usize::try_from(self.random() % (i as u64 + 1)).unwrap_or(0);
+                nodes.swap(i, j);
+            }
         }
         match options.sorting_method {
             Sorting::Shuffle | Sorting::Ring => {}

@@ -157,9 +157,9 @@ impl Work {
 
     fn partition(&self, partition: u32, stats: &mut Stats, pace: &mut Pace) -> DiskResult<()> {
         let name = partition.to_string();
-        let path = self.mover.disks.partition_path(&self.mover.device, &self.mover.policy, &name);
-        let mut linked: BTreeSet<u32> = BTreeSet::new();
         let (disks, device, policy) = (&self.mover.disks, &self.mover.device, &self.mover.policy);
+        let path = disks.partition_path(device, policy, &name);
+        let mut linked: BTreeSet<u32> = BTreeSet::new();
         for suffix in disks.suffixes(device, policy, &name)? {
             for hash in disks.hash_names(device, policy, &name, std::slice::from_ref(&suffix))? {
                 let Some(to) = partition_of(&hash, self.next).filter(|to| *to != partition) else { continue };
